@@ -207,7 +207,7 @@ pub struct Full(pub Batch);
 #[derive(Debug)]
 pub enum DeviceRequest {
     /// Telemetry, or a module output. Answered [`Answer::Accepted`] once it is on disk.
-    SendTelemetry(Message),
+    SendTelemetry(Box<Message>),
     /// Reads its own twin. Answered [`Answer::Twin`].
     ReadTwin,
     /// Merges into its own reported properties. Answered [`Answer::Patched`].
@@ -349,7 +349,7 @@ pub enum DeviceEvent {
         deadline: Tick,
     },
     /// A message for it.
-    Message(Delivery),
+    Message(Box<Delivery>),
     /// The session is over. Always last, and overtakes everything else.
     Closed(CloseReason),
 }
