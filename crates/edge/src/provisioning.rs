@@ -1,0 +1,121 @@
+//! How the device learns which hub it belongs to and what proves it: by connection string.
+
+use model::id::DeviceId;
+use model::secret::Secret;
+use thiserror::Error;
+
+/// What the device knows about itself before it has ever spoken to its hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provisioning {
+    /// Host name of the hub, lower case, without a port.
+    pub hub_host: Box<str>,
+    /// The device's name.
+    pub device: DeviceId,
+    /// The device's symmetric key, base64.
+    pub key: Secret,
+}
+
+/// Why a connection string is refused. Never repeats the text: it holds a key.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum InvalidConnectionString {
+    /// A part has no `=`.
+    #[error("part {0} of the connection string is not Name=Value")]
+    NotAPair(usize),
+    /// A part that a device's connection string does not have.
+    #[error("a device connection string has no part {0:?}")]
+    UnknownPart(String),
+    /// The same part twice.
+    #[error("the connection string names {0} twice")]
+    Twice(&'static str),
+    /// A part is missing or empty.
+    #[error("the connection string lacks {0}")]
+    Missing(&'static str),
+    /// The device id is none.
+    #[error("the connection string has a bad DeviceId: {0}")]
+    DeviceId(String),
+    /// The key is not base64.
+    #[error("the SharedAccessKey is not base64")]
+    Key,
+}
+
+impl Provisioning {
+    /// Reads `HostName=…;DeviceId=…;SharedAccessKey=…`, in any order.
+    ///
+    /// # Errors
+    /// [`InvalidConnectionString`], saying which part is wrong.
+    ///
+    /// Source: Azure IoT Hub, "connection string" of a device.
+    pub fn from_connection_string(text: &str) -> Result<Self, InvalidConnectionString> {
+        let mut host = None;
+        let mut device = None;
+        let mut key = None;
+        for (at, part) in text.trim().split(';').filter(|part| !part.is_empty()).enumerate() {
+            // Only the first `=` separates: base64 keys end in more of them.
+            let (name, value) =
+                part.split_once('=').ok_or(InvalidConnectionString::NotAPair(at + 1))?;
+            let (slot, name) = match name.trim() {
+                "HostName" => (&mut host, "HostName"),
+                "DeviceId" => (&mut device, "DeviceId"),
+                "SharedAccessKey" => (&mut key, "SharedAccessKey"),
+                other => return Err(InvalidConnectionString::UnknownPart(other.to_owned())),
+            };
+            if slot.replace(value.trim()).is_some() {
+                return Err(InvalidConnectionString::Twice(name));
+            }
+        }
+        Self::checked(
+            need(host, "HostName")?,
+            need(device, "DeviceId")?,
+            need(key, "SharedAccessKey")?,
+        )
+    }
+
+    /// Checks the three parts.
+    ///
+    /// # Errors
+    /// [`InvalidConnectionString`], saying which part is wrong.
+    pub fn checked(host: &str, device: &str, key: &str) -> Result<Self, InvalidConnectionString> {
+        use base64::Engine as _;
+        let device = device.parse().map_err(|error: model::id::InvalidId| {
+            InvalidConnectionString::DeviceId(error.to_string())
+        })?;
+        base64::engine::general_purpose::STANDARD
+            .decode(key)
+            .map_err(|_| InvalidConnectionString::Key)?;
+        Ok(Self { hub_host: host.to_ascii_lowercase().into(), device, key: Secret::from(key) })
+    }
+}
+
+fn need<'a>(
+    value: Option<&'a str>,
+    name: &'static str,
+) -> Result<&'a str, InvalidConnectionString> {
+    value.filter(|text| !text.is_empty()).ok_or(InvalidConnectionString::Missing(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_string_is_read_in_any_order_and_refused_with_the_part_at_fault() {
+        let check = |text: &str, expected: &str| {
+            let said = match Provisioning::from_connection_string(text) {
+                Ok(read) => format!("{} {}", read.hub_host, read.device),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(said, expected, "{text}");
+        };
+        check("HostName=Hub.Example;DeviceId=d1;SharedAccessKey=a2V5", "hub.example d1");
+        check("SharedAccessKey=a2V5aw==;DeviceId=d1;HostName=h;", "h d1");
+        check("HostName=h;DeviceId=d1", "the connection string lacks SharedAccessKey");
+        check("HostName=h;DeviceId=;SharedAccessKey=a2V5", "the connection string lacks DeviceId");
+        check("HostName", "part 1 of the connection string is not Name=Value");
+        check("HostName=a;HostName=b", "the connection string names HostName twice");
+        check("HostName=h;DeviceId=d;SharedAccessKey=%%", "the SharedAccessKey is not base64");
+        check(
+            "HostName=h;SharedAccessKeyName=x;SharedAccessKey=a2V5",
+            "a device connection string has no part \"SharedAccessKeyName\"",
+        );
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+
+const GOOD: &str = r#"hostname = "Gateway-1"
+
+[provisioning]
+source = "manual"
+connection_string = "HostName=hub.local;DeviceId=d1;SharedAccessKey=a2V5"
+"#;
+
+#[test]
+fn silence_means_the_documented_defaults() {
+    let read = Settings::parse(GOOD).unwrap();
+    assert_eq!(&*read.hostname, "gateway-1");
+    assert_eq!(read.provisioning.device.as_str(), "d1");
+    assert_eq!(read.edge_ca, EdgeCa::Made { days: EDGE_CA_DAYS });
+    assert_eq!(read.listen, read.connect);
+    assert_eq!(read.listen.workload, PathBuf::from("/var/lib/selvedge/run/workload.sock"));
+    assert_eq!(read.own.engine, EngineKind::Embedded);
+    assert_eq!((read.own.mqtt.port(), read.own.upstream_mqtt_port), (8883, 8883));
+}
+
+#[test]
+fn all_that_can_be_said_is_read() {
+    let text = r#"
+hostname = "g"
+trust_bundle_cert = "/etc/root.pem"
+[provisioning]
+source = "manual"
+iothub_hostname = "hub.local"
+device_id = "d1"
+[provisioning.authentication]
+method = "sas"
+device_id_pk = { value = "a2V5" }
+[edge_ca]
+cert = "/c.pem"
+pk = "/k.pem"
+[listen]
+workload_uri = "unix:///run/w.sock"
+[connect]
+management_uri = "unix:///run/m.sock"
+[agent.env]
+RuntimeLogLevel = "debug"
+[selvedge]
+engine = "process"
+data = "/tmp/x"
+mqtt = "127.0.0.1:0"
+upstream_mqtt_port = 18883
+upstream_https_port = 18443
+upstream_address = "127.0.0.1"
+gateway_addresses = ["172.20.0.1"]
+user = "nobody"
+group = "staff"
+queue_bytes_max = 33554432
+"#;
+    let read = Settings::parse(text).unwrap();
+    assert_eq!(read.edge_ca, EdgeCa::Given { cert: "/c.pem".into(), key: "/k.pem".into() });
+    assert_eq!(read.listen.workload, PathBuf::from("/run/w.sock"));
+    assert_eq!(read.connect.workload, PathBuf::from("/run/w.sock"));
+    assert_eq!(read.connect.management, PathBuf::from("/run/m.sock"));
+    assert_eq!(read.agent.env, [("RuntimeLogLevel".into(), "debug".into())]);
+    assert_eq!(read.own.engine, EngineKind::Process);
+    assert_eq!(read.own.upstream_https_port, 18443);
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_place() {
+    let check = |text: &str, expected: &str| {
+        let said = Settings::parse(text).unwrap_err().to_string();
+        assert!(said.starts_with(expected), "{said}");
+    };
+    check("hostname = ", "config.toml line 1: ");
+    check(&format!("{GOOD}\nsecret = 1\n"), "config.toml line 7: unknown field `secret`");
+    check(
+        &format!("{GOOD}[selvedge]\nengine = \"docker\"\n"),
+        "config.toml line 7: unknown variant",
+    );
+    check(&format!("{GOOD}[moby_runtime]\nuri = \"x\"\n"), "config.toml line 6: unknown field");
+    check(&GOOD.replace("Gateway-1", "a b"), "config.toml [hostname]: \"a b\" is not a host name");
+    check(&GOOD.replace("manual", "dps"), "config.toml [provisioning]: source \"dps\" is unknown");
+    check(
+        &GOOD.replace("SharedAccessKey", "Key"),
+        "config.toml [provisioning]: a device connection string has no part \"Key\"",
+    );
+    check(&format!("{GOOD}device_id = \"x\"\n"), "config.toml [provisioning]: needs either");
+    check(&format!("{GOOD}[edge_ca]\ncert = \"/c\"\n"), "config.toml [edge_ca]: cert and pk go");
+    check(
+        &format!("{GOOD}[listen]\nworkload_uri = \"tcp://x\"\n"),
+        "config.toml [listen]: \"tcp://x\" is not unix:///an/absolute/path",
+    );
+    check(
+        &format!("{GOOD}[agent.env]\nMaxRestartCount = \"3\"\n"),
+        "config.toml [agent]: env.MaxRestartCount is unknown",
+    );
+    check(
+        &format!("{GOOD}[selvedge]\nqueue_bytes_max = 1\n"),
+        "config.toml [selvedge]: queue_bytes_max must be",
+    );
+}
