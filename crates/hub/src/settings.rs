@@ -1,0 +1,84 @@
+//! What whoever starts a hub decides.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of one hub.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder for everything; made if absent, mode 0700.
+    pub data: PathBuf,
+    /// Host names that tokens may name (without port, case ignored); the first is the hub's
+    /// own. At least one.
+    pub hosts: Vec<String>,
+    /// Telemetry lanes, 1 to 128; fixed when the folder is first used.
+    pub partitions: u16,
+    /// How long telemetry is kept.
+    pub telemetry: Retention,
+    /// How long the change feed is kept.
+    pub changes: Retention,
+    /// Faults at the commit boundary; [`NoFaults`] outside the simulator.
+    pub faults: Arc<dyn CommitFaults>,
+}
+
+impl Settings {
+    /// The usual settings for `data` and one host name.
+    pub fn new(data: impl Into<PathBuf>, host: impl Into<String>) -> Self {
+        Self {
+            data: data.into(),
+            hosts: vec![host.into()],
+            partitions: 4,
+            telemetry: Retention { age: Duration::from_hours(24), bytes: 4 << 30 },
+            changes: Retention { age: Duration::from_hours(24), bytes: 64 << 20 },
+            faults: Arc::new(NoFaults),
+        }
+    }
+}
+
+/// How long something is kept: until either limit is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Oldest age.
+    pub age: Duration,
+    /// Most bytes.
+    pub bytes: u64,
+}
+
+/// Where in a commit of the tables a fault may strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitStage {
+    /// Everything is staged, nothing is durable.
+    Before,
+    /// It is durable, nobody was told.
+    After,
+}
+
+/// A fault at the commit boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitFault {
+    /// Go on.
+    None,
+    /// The power goes: the worker ends at once and answers nobody.
+    Cut,
+    /// The commit fails (only [`CommitStage::Before`]): rolled back, everybody is told
+    /// `Unavailable`.
+    Fail,
+}
+
+/// Decides which commits meet a fault.
+pub trait CommitFaults: Send + Sync + fmt::Debug {
+    /// The fault of this commit at `stage`.
+    fn strike(&self, stage: CommitStage) -> CommitFault;
+}
+
+/// Never a fault.
+#[derive(Clone, Copy, Debug)]
+pub struct NoFaults;
+
+impl CommitFaults for NoFaults {
+    fn strike(&self, _: CommitStage) -> CommitFault {
+        CommitFault::None
+    }
+}
