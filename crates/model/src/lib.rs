@@ -16,6 +16,9 @@ pub mod message;
 pub mod method;
 pub mod twin;
 
+pub mod query;
+pub mod route;
+
 pub mod feature;
 pub mod refusal;
 pub mod waist;

@@ -1,6 +1,9 @@
 //! Telemetry, cloud-to-device and module messages: one shape for all three.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use thiserror::Error;
 
 use crate::time::WallTime;
 
@@ -18,6 +21,46 @@ impl PropertyBag {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Takes an encoded bag after checking all of it. `+` is a plus, not a blank.
+    ///
+    /// # Errors
+    /// [`InvalidPropertyBag`] names the first fault; nothing was stored.
+    pub fn parse(_encoded: Bytes) -> Result<Self, InvalidPropertyBag> {
+        todo!()
+    }
+
+    /// Encodes `pairs` of key and value.
+    pub fn from_pairs<'p>(_pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Self {
+        todo!()
+    }
+
+    /// The decoded pairs of key and value, in order; a bare key has the value `""`.
+    pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        std::iter::empty()
+    }
+
+    /// The decoded value of `key`, compared without case as Azure does; the exact case wins.
+    pub fn get(&self, _key: &str) -> Option<Cow<'_, str>> {
+        todo!()
+    }
+}
+
+/// Why bytes are not a property bag.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum InvalidPropertyBag {
+    /// A `%` without two hexadecimal digits behind it.
+    #[error("a percent sign at byte {0} is not followed by two hexadecimal digits")]
+    Escape(usize),
+    /// A key or value that is not UTF-8 when decoded.
+    #[error("the property at byte {0} is not UTF-8")]
+    Utf8(usize),
+    /// A property without a name.
+    #[error("the property at byte {0} has no name")]
+    NoKey(usize),
+    /// The bag alone is larger than a message may be.
+    #[error("the properties have {0} bytes, a message has at most {MESSAGE_BYTES_MAX}")]
+    TooLong(usize),
 }
 
 /// What the protocol and the platform say about a message; absent means "not said".
