@@ -16,6 +16,7 @@ pub mod message;
 pub mod method;
 pub mod twin;
 
+pub mod manifest;
 pub mod query;
 pub mod route;
 
