@@ -1,0 +1,3 @@
+//! Text of topics, property bags and user names ⇄ requests and events of the waist.
+
+pub mod user;
