@@ -25,24 +25,119 @@ impl PropertyBag {
     /// Takes an encoded bag after checking all of it. `+` is a plus, not a blank.
     ///
     /// # Errors
-    /// [`InvalidPropertyBag`] names the first fault; nothing was stored.
-    pub fn parse(_encoded: Bytes) -> Result<Self, InvalidPropertyBag> {
-        todo!()
+    /// [`InvalidPropertyBag`] names the first fault.
+    pub fn parse(encoded: Bytes) -> Result<Self, InvalidPropertyBag> {
+        if encoded.len() > MESSAGE_BYTES_MAX {
+            return Err(InvalidPropertyBag::TooLong(encoded.len()));
+        }
+        let mut start = 0;
+        for entry in encoded.split(|byte| *byte == b'&') {
+            let (key, value) = halves(entry);
+            if key.is_empty() && !entry.is_empty() {
+                return Err(InvalidPropertyBag::NoKey(start));
+            }
+            check_escapes(entry, start)?;
+            for half in [key, value] {
+                String::from_utf8(unescaped(half)).map_err(|_| InvalidPropertyBag::Utf8(start))?;
+            }
+            start += entry.len() + 1;
+        }
+        Ok(Self(encoded))
     }
 
-    /// Encodes `pairs` of key and value.
-    pub fn from_pairs<'p>(_pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Self {
-        todo!()
+    /// The bag of `pairs` of key and value, encoded so that every SDK can read it.
+    pub fn from_pairs<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Self {
+        let mut encoded = String::new();
+        for (key, value) in pairs {
+            if !encoded.is_empty() {
+                encoded.push('&');
+            }
+            escape(key, &mut encoded);
+            encoded.push('=');
+            escape(value, &mut encoded);
+        }
+        Self(encoded.into())
     }
 
     /// The decoded pairs of key and value, in order; a bare key has the value `""`.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-        std::iter::empty()
+        self.0.split(|byte| *byte == b'&').filter(|entry| !entry.is_empty()).map(|entry| {
+            let (key, value) = halves(entry);
+            (decoded(key), decoded(value))
+        })
     }
 
-    /// The decoded value of `key`, compared without case as Azure does; the exact case wins.
-    pub fn get(&self, _key: &str) -> Option<Cow<'_, str>> {
-        todo!()
+    /// The decoded value of `key`. Azure compares names without case; the exact case wins.
+    pub fn get(&self, key: &str) -> Option<Cow<'_, str>> {
+        let mut other_case = None;
+        for (name, value) in self.iter() {
+            if name == key {
+                return Some(value);
+            }
+            if other_case.is_none() && name.eq_ignore_ascii_case(key) {
+                other_case = Some(value);
+            }
+        }
+        other_case
+    }
+}
+
+/// The parts before and after the first `=`.
+fn halves(entry: &[u8]) -> (&[u8], &[u8]) {
+    let mut halves = entry.splitn(2, |byte| *byte == b'=');
+    (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
+}
+
+fn check_escapes(entry: &[u8], start: usize) -> Result<(), InvalidPropertyBag> {
+    let mut rest = entry;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        rest = rest.get(at..).unwrap_or_default();
+        let [_, high, low, tail @ ..] = rest else {
+            return Err(InvalidPropertyBag::Escape(start + entry.len() - rest.len()));
+        };
+        if !(high.is_ascii_hexdigit() && low.is_ascii_hexdigit()) {
+            return Err(InvalidPropertyBag::Escape(start + entry.len() - rest.len()));
+        }
+        rest = tail;
+    }
+    Ok(())
+}
+
+fn unescaped(mut half: &[u8]) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let mut bytes = Vec::with_capacity(half.len());
+    while let [first, rest @ ..] = half {
+        half = rest;
+        if let (b'%', [high, low, tail @ ..]) = (first, rest)
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+        {
+            bytes.push(high * 16 + low);
+            half = tail;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    bytes
+}
+
+fn decoded(half: &[u8]) -> Cow<'_, str> {
+    if half.contains(&b'%') {
+        return Cow::Owned(String::from_utf8_lossy(&unescaped(half)).into_owned());
+    }
+    String::from_utf8_lossy(half)
+}
+
+/// Everything but RFC 3986's unreserved signs, so that `+ / = &` survive every SDK.
+fn escape(text: &str, to: &mut String) {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or('0');
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            to.push(char::from(byte));
+        } else {
+            to.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
     }
 }
 

@@ -6,9 +6,21 @@
 //! what makes no sense at run time is [`Value::Undefined`], and undefined never holds.
 //! Source: Azure IoT Hub, "IoT Hub message routing query syntax".
 
+pub(crate) mod ast;
+mod evaluate;
+pub(crate) mod function;
+pub(crate) mod lexer;
+pub mod message;
+pub(crate) mod parse;
+
 use std::borrow::Cow;
+use std::fmt;
 
 use thiserror::Error;
+
+use ast::Node;
+use lexer::Kind;
+use parse::Parser;
 
 /// Longest expression or route, in bytes.
 pub const QUERY_BYTES_MAX: usize = 8192;
@@ -23,6 +35,12 @@ pub struct QueryError {
     pub position: usize,
     /// What was expected or what is wrong, for the person who wrote the text.
     pub message: String,
+}
+
+impl QueryError {
+    pub(crate) fn new(position: usize, message: impl Into<String>) -> Self {
+        Self { position, message: message.into() }
+    }
 }
 
 /// A value during evaluation.
@@ -56,26 +74,71 @@ pub trait Fields {
     }
 }
 
-/// A parsed and checked expression.
+/// A parsed and checked expression. `Display` gives text that parses to an equal expression.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Expression(());
+pub struct Expression(Node);
 
 impl Expression {
-    /// Parses and checks `text`. Empty or blank text is `true`.
+    /// Parses and checks the condition `text`. Empty or blank text is `true`.
     ///
     /// # Errors
     /// [`QueryError`] with the position of the first fault.
-    pub fn parse(_text: &str) -> Result<Self, QueryError> {
-        todo!()
+    pub fn parse(text: &str) -> Result<Self, QueryError> {
+        check_len(text)?;
+        let tokens = lexer::tokens(text, 0)?;
+        let mut parser = Parser::new(&tokens, false);
+        if *parser.peek() == Kind::End {
+            return Ok(Self::default());
+        }
+        let node = parser.condition()?;
+        match parser.peek() {
+            Kind::End => Ok(Self(node)),
+            _ => Err(parser.expected("an operator or the end")),
+        }
+    }
+
+    /// An expression that was parsed as part of something larger.
+    pub(crate) fn from_node(node: Node) -> Self {
+        Self(node)
     }
 
     /// The value of the expression over `fields`.
-    pub fn evaluate<'a>(&'a self, _fields: &'a dyn Fields) -> Value<'a> {
-        todo!()
+    pub fn evaluate<'a>(&'a self, fields: &'a dyn Fields) -> Value<'a> {
+        evaluate::evaluate(&self.0, fields)
     }
 
     /// Whether the expression is true over `fields`; null and undefined are not.
-    pub fn holds(&self, _fields: &dyn Fields) -> bool {
-        todo!()
+    pub fn holds(&self, fields: &dyn Fields) -> bool {
+        self.evaluate(fields) == Value::Bool(true)
+    }
+
+    /// Whether this is the constant `true`, as an empty condition is.
+    pub fn always_holds(&self) -> bool {
+        self.0 == Node::Bool(true)
     }
 }
+
+impl Default for Expression {
+    /// The empty condition, which is `true`.
+    fn default() -> Self {
+        Self(Node::Bool(true))
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Refuses text longer than [`QUERY_BYTES_MAX`].
+pub(crate) fn check_len(text: &str) -> Result<(), QueryError> {
+    if text.len() <= QUERY_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the text has {} bytes, at most {QUERY_BYTES_MAX} fit", text.len());
+    Err(QueryError::new(QUERY_BYTES_MAX, message))
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,20 @@
 //!
 //! `[SELECT *] FROM <source> [WHERE <condition>] INTO <sink>`, as in Azure IoT Edge.
 
+mod parse;
+
 use std::fmt;
 use std::time::Duration;
 
 use crate::id::ModuleName;
 use crate::message::Message;
+use crate::query::message::MessageFields;
 use crate::query::{Expression, QueryError};
+
+/// The sink that leads to the hub or the parent.
+const UPSTREAM: &str = "$upstream";
+/// The only segment of the source of twin changes.
+const TWIN_CHANGES: &str = "twinChangeNotifications";
 
 /// The priority of a route that names none: the least urgent.
 pub const ROUTE_PRIORITY_DEFAULT: u32 = 2_000_000_000;
@@ -27,8 +35,13 @@ pub enum Endpoint {
 }
 
 impl fmt::Display for Endpoint {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream => f.write_str(UPSTREAM),
+            Self::ModuleInput { module, input } => {
+                write!(f, "BrokeredEndpoint(\"/modules/{module}/inputs/{input}\")")
+            }
+        }
     }
 }
 
@@ -49,13 +62,39 @@ pub enum MessageSource<'a> {
 }
 
 /// The `FROM` of a route: a prefix of path segments, compared without case.
+/// Kept without the `*` and `/` at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourcePattern(Box<str>);
 
 impl SourcePattern {
     /// Whether messages from `source` are meant.
-    pub fn matches(&self, _source: MessageSource<'_>) -> bool {
-        todo!()
+    pub fn matches(&self, source: MessageSource<'_>) -> bool {
+        let fixed = ["messages", "modules", "outputs"];
+        let (path, len) = match source {
+            MessageSource::Device => ([fixed[0], "", "", "", ""], 1),
+            MessageSource::TwinChange => ([TWIN_CHANGES, "", "", "", ""], 1),
+            MessageSource::Module { module, output: None } => {
+                ([fixed[0], fixed[1], module, "", ""], 3)
+            }
+            MessageSource::Module { module, output: Some(output) } => {
+                ([fixed[0], fixed[1], module, fixed[2], output], 5)
+            }
+        };
+        let mut path = path.into_iter().take(len);
+        let mut wanted = self.0.split('/').filter(|segment| !segment.is_empty());
+        wanted.all(|segment| path.next().is_some_and(|next| next.eq_ignore_ascii_case(segment)))
+    }
+
+    /// Whether only changes of twins are meant.
+    fn is_twin_change(&self) -> bool {
+        self.0.trim_matches('/').eq_ignore_ascii_case(TWIN_CHANGES)
+    }
+}
+
+impl fmt::Display for SourcePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let star = if self.is_twin_change() { "" } else { "/*" };
+        write!(f, "{}{star}", self.0)
     }
 }
 
@@ -79,14 +118,18 @@ impl Route {
     ///
     /// # Errors
     /// [`QueryError`] with the position of the first fault.
-    pub fn parse(_text: &str) -> Result<Self, QueryError> {
-        todo!()
+    pub fn parse(text: &str) -> Result<Self, QueryError> {
+        parse::route(text)
     }
 }
 
 impl fmt::Display for Route {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FROM {}", self.source)?;
+        if !self.condition.always_holds() {
+            write!(f, " WHERE {}", self.condition)?;
+        }
+        write!(f, " INTO {}", self.endpoint)
     }
 }
 
@@ -104,9 +147,29 @@ pub struct Destination<'a> {
 /// Where `message` from `source` goes: each endpoint once, by its most urgent matching route.
 /// The first of equally urgent routes wins. In the order in which endpoints are first named.
 pub fn endpoints_for<'a>(
-    _routes: impl IntoIterator<Item = &'a Route>,
-    _source: MessageSource<'_>,
-    _message: &Message,
+    routes: impl IntoIterator<Item = &'a Route>,
+    source: MessageSource<'_>,
+    message: &Message,
 ) -> Vec<Destination<'a>> {
-    todo!()
+    let fields = MessageFields::new(message);
+    let mut destinations: Vec<Destination<'a>> = Vec::new();
+    for route in routes {
+        if !route.source.matches(source) || !route.condition.holds(&fields) {
+            continue;
+        }
+        let found = Destination {
+            endpoint: &route.endpoint,
+            priority: route.priority,
+            time_to_live: route.time_to_live,
+        };
+        match destinations.iter_mut().find(|known| known.endpoint == found.endpoint) {
+            Some(known) if found.priority < known.priority => *known = found,
+            Some(_) => {}
+            None => destinations.push(found),
+        }
+    }
+    destinations
 }
+
+#[cfg(test)]
+mod tests;
