@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The durable segmented log: append with group commit, cursors, lanes, expiry, recovery.
+//!
+//! It knows bytes, not devices. The core has no thread, clock or executor: callers pass `now`
+//! in milliseconds of UTC and call [`log::Log::commit`] from a worker of their own.
+//!
+//! Start with [`log`] (segments, retention, readers), then [`queue`] (lanes with cursors), then
+//! [`worker`] (many senders, one commit). [`disk`] is the seam to the file system and holds the
+//! simulated disk.
+
+pub mod disk;
+pub mod log;
+pub mod queue;
+pub mod worker;
