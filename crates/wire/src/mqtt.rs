@@ -2,4 +2,5 @@
 //! leaves out stands beside the code that cares.
 
 pub mod client;
+pub mod packet;
 pub mod server;
