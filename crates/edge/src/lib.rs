@@ -8,6 +8,7 @@
 //! [`DeviceApi`](model::waist::DeviceApi).
 //! Start reading at [`Edge`], then `agent/plan.rs` and `router/pump.rs`.
 
+pub mod agent;
 pub mod provisioning;
 pub mod settings;
 pub mod status;
