@@ -219,3 +219,48 @@ pub struct Message {
     /// What protocol and platform say.
     pub system: SystemProperties,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bag_decodes_keys_and_values_and_leaves_plus_alone() {
+        let check = |encoded: &'static str, expected: &[(&str, &str)]| {
+            let bag = PropertyBag::parse(Bytes::from_static(encoded.as_bytes())).unwrap();
+            let pairs: Vec<_> = bag.iter().map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
+            let expected: Vec<_> =
+                expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            assert_eq!(pairs, expected, "{encoded}");
+        };
+        check("", &[]);
+        check("a=1&b=2", &[("a", "1"), ("b", "2")]);
+        check("%24.mid=x%26y", &[("$.mid", "x&y")]);
+        check("a=1+2", &[("a", "1+2")]);
+        check("a=x=y", &[("a", "x=y")]);
+        check("a&b=&", &[("a", ""), ("b", "")]);
+        check("gr%C3%B6%C3%9Fe=%20", &[("größe", " ")]);
+    }
+
+    #[test]
+    fn a_broken_bag_is_refused_with_the_place() {
+        let check = |encoded: &'static [u8], expected: InvalidPropertyBag| {
+            assert_eq!(PropertyBag::parse(Bytes::from_static(encoded)), Err(expected));
+        };
+        check(b"a=%2", InvalidPropertyBag::Escape(2));
+        check(b"a=1&b=%zz", InvalidPropertyBag::Escape(6));
+        check(b"a=1&b=%ff", InvalidPropertyBag::Utf8(4));
+        check(b"a=1&=x", InvalidPropertyBag::NoKey(4));
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same_and_the_exact_case_wins() {
+        let pairs = [("$.to", "/a b+c"), ("ä", "=&%"), ("K", "1"), ("k", "2")];
+        let bag = PropertyBag::from_pairs(pairs);
+        assert_eq!(bag.0.as_ref(), b"%24.to=%2Fa%20b%2Bc&%C3%A4=%3D%26%25&K=1&k=2");
+        assert!(bag.iter().eq(pairs.map(|(k, v)| (Cow::Borrowed(k), Cow::Borrowed(v)))));
+        assert_eq!(bag.get("k").as_deref(), Some("2"));
+        assert_eq!(bag.get("$.TO").as_deref(), Some("/a b+c"));
+        assert_eq!(bag.get("x"), None);
+    }
+}

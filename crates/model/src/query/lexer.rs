@@ -54,6 +54,11 @@ fn is_name(sign: char) -> bool {
     !sign.is_whitespace() && !"()<>@,;:\\\"/[]?={}".contains(sign)
 }
 
+fn name_len(rest: &str, first: char) -> usize {
+    let path = first == '$';
+    rest.find(|c| !(is_name(c) || path && (c == '[' || c == ']'))).unwrap_or(rest.len())
+}
+
 struct Lexer<'t> {
     text: &'t str,
     at: usize,
@@ -82,7 +87,7 @@ impl<'t> Lexer<'t> {
         if first == '"' || first == '\'' {
             return self.literal(first);
         }
-        let len = self.name_len(rest, first);
+        let len = name_len(rest, first);
         let word = rest.get(..len).unwrap_or_default();
         if let Some(number) = number(word) {
             if !number.is_finite() {
@@ -107,11 +112,6 @@ impl<'t> Lexer<'t> {
         }
         self.at += len;
         Ok(Kind::Name(word))
-    }
-
-    fn name_len(&self, rest: &str, first: char) -> usize {
-        let path = first == '$';
-        rest.find(|c| !(is_name(c) || path && (c == '[' || c == ']'))).unwrap_or(rest.len())
     }
 
     fn literal(&mut self, quote: char) -> Result<Kind<'t>, QueryError> {

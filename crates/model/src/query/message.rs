@@ -98,10 +98,8 @@ fn json(message: &Message) -> Option<Json> {
 fn utf16(body: &[u8]) -> Option<String> {
     let big = body.starts_with(&[0xfe, 0xff]);
     let (units, rest) = body.as_chunks::<2>();
-    let units = units.iter().map(|unit| match big {
-        true => u16::from_be_bytes(*unit),
-        false => u16::from_le_bytes(*unit),
-    });
+    let read = if big { u16::from_be_bytes } else { u16::from_le_bytes };
+    let units = units.iter().map(|unit| read(*unit));
     let text: Result<String, _> = char::decode_utf16(units).collect();
     text.ok().filter(|_| rest.is_empty())
 }

@@ -53,7 +53,7 @@ impl<'t> Parser<'t> {
     }
 
     pub(crate) fn position(&self) -> usize {
-        self.tokens.get(self.at).or(self.tokens.last()).map_or(0, |token| token.start)
+        self.tokens.get(self.at).or_else(|| self.tokens.last()).map_or(0, |token| token.start)
     }
 
     pub(crate) fn advance(&mut self) {
