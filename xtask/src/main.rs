@@ -1,3 +1,81 @@
-//! Placeholder.
+//! The house's own tool. `cargo xtask help` lists what it does.
+//!
+//! It is small on purpose: it runs cargo, reads the tree, packs images, and starts things.
+//! Everything with a rule worth testing lies in a module of its own.
 
-fn main() {}
+mod gate;
+mod image;
+mod tidy;
+mod up;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  up [ARGS…]      build everything, then run `selvedge up ARGS…`: hub, this machine as an
+                  edge device, and the pipeline of containers
+  test            everything the project checks; installs what the checks need (Debian, root)
+  check           the quick gate: format, tidy, lints, unit and simulation tests, docs
+  tidy            only the rules about the tree
+  build           release binaries of hub, runtime, monitor and modules
+  image           pack the modules as OCI archives into target/images (reproducible)
+  sim [ARGS…]     run the simulator
+  bench [ARGS…]   run the benchmarks
+  help            this text
+";
+
+fn main() -> ExitCode {
+    match run(std::env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut args: Vec<String>) -> Result<()> {
+    let command = if args.is_empty() { "help".to_owned() } else { args.remove(0) };
+    match command.as_str() {
+        "up" => up::up(&args),
+        "test" => gate::test(),
+        "check" => gate::check(),
+        "tidy" => tidy::report(&root()),
+        "build" => gate::build_release(),
+        "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
+        "sim" => gate::simulate(&args),
+        "bench" => gate::bench(&args),
+        "help" | "--help" | "-h" => {
+            say(HELP);
+            Ok(())
+        }
+        other => bail!("unknown command `{other}`; `cargo xtask help` lists them"),
+    }
+}
+
+/// The folder that holds the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Where release binaries lie.
+fn release_dir() -> Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let host = gate::output("rustc", &["-vV"]).context("asking rustc for the host")?;
+    let triple = host
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc -vV names no host")?;
+    Ok(target.join(triple).join("release"))
+}
+
+/// Prints one line for the person at the desk.
+#[expect(clippy::print_stderr, reason = "this is the terminal of the tool")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,152 @@
+//! The gates: `check` at the desk, `test` everywhere.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{image, release_dir, root, say, tidy};
+
+/// Packages that black-box tests use, from Debian's own archive.
+const DEBIAN_PACKAGES: &[(&str, &str)] = &[
+    ("python3", "python3"),
+    ("strace", "strace"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("ip", "iproute2"),
+];
+
+/// Binaries that ship, built in release mode.
+const SHIPPED: &[&str] =
+    &["selvedge", "selvedge-edge", "selvedge-monitor", "host-sensor", "anomaly"];
+
+/// Format, tidy, lints, unit and simulation tests, docs; stops at the first red.
+pub(crate) fn check() -> Result<()> {
+    step("format", || cargo(&["fmt", "--all", "--check"]))?;
+    step("tidy", || tidy::report(&root()))?;
+    step("lints", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+    })?;
+    step("unit and simulation tests", || {
+        cargo(&["test", "--workspace", "--exclude", "blackbox", "--quiet"])
+    })?;
+    step("docs", || {
+        let mut command = Command::new(env!("CARGO"));
+        command
+            .args(["doc", "--workspace", "--no-deps", "--quiet"])
+            .env("RUSTDOCFLAGS", "-D warnings");
+        run(command.current_dir(root()))
+    })
+}
+
+/// Everything: the quick gate, then the built binaries against stock clients and containers.
+pub(crate) fn test() -> Result<()> {
+    step("what the tests need", install)?;
+    check()?;
+    step("release build", build_release)?;
+    step("module images", || image::pack_all(&root()))?;
+    step("black-box tests", || {
+        let mut command = Command::new(env!("CARGO"));
+        command
+            .args(["test", "--package", "blackbox", "--", "--test-threads=1", "--nocapture"])
+            .env("SELVEDGE_BIN", release_dir()?)
+            .env("SELVEDGE_IMAGES", root().join("target/images"));
+        run(command.current_dir(root()))
+    })
+}
+
+/// Builds what ships.
+pub(crate) fn build_release() -> Result<()> {
+    let mut args = vec!["build", "--release"];
+    for package in SHIPPED {
+        args.extend(["--package", package]);
+    }
+    cargo(&args)
+}
+
+/// Runs the simulator with `args`.
+pub(crate) fn simulate(args: &[String]) -> Result<()> {
+    let mut command = vec!["run", "--profile", "sim", "--quiet", "--package", "sim", "--"];
+    command.extend(args.iter().map(String::as_str));
+    cargo(&command)
+}
+
+/// Runs the benchmarks with `args` on release binaries.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    build_release()?;
+    cargo(&["build", "--release", "--package", "bench"])?;
+    let mut command = Command::new(release_dir()?.join("selvedge-bench"));
+    run(command.args(args).env("SELVEDGE_BIN", release_dir()?))
+}
+
+/// The standard output of `program`.
+pub(crate) fn output(program: &str, args: &[&str]) -> Result<String> {
+    let done = Command::new(program)
+        .args(args)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    ensure!(done.status.success(), "{program} {} ended with {}", args.join(" "), done.status);
+    String::from_utf8(done.stdout).with_context(|| format!("{program} printed no UTF-8"))
+}
+
+fn install() -> Result<()> {
+    let missing: Vec<&str> = DEBIAN_PACKAGES
+        .iter()
+        .filter(|(program, _)| !on_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if !missing.is_empty() {
+        ensure!(
+            on_path("apt-get"),
+            "the tests need {}; install them with your package manager",
+            missing.join(", ")
+        );
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        run(Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(&missing)
+            .env("DEBIAN_FRONTEND", "noninteractive"))?;
+    }
+    python_sdk()
+}
+
+/// The unmodified Azure SDK, in a virtual environment of its own under `target`.
+fn python_sdk() -> Result<()> {
+    let venv = root().join("target/python-sdk");
+    let requirements = root().join("crates/blackbox/requirements.txt");
+    let stamp = venv.join("installed.txt");
+    let wanted = std::fs::read_to_string(&requirements)
+        .with_context(|| format!("reading {}", requirements.display()))?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    if run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).is_err() {
+        run(Command::new("apt-get").args(["install", "-y", "-qq", "python3-venv"]))?;
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "-r"]).arg(&requirements))?;
+    std::fs::write(&stamp, wanted).context("noting what was installed")
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    say(&format!("── {name}"));
+    work().with_context(|| format!("the step \"{name}\" is red"))
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    run(Command::new(env!("CARGO")).args(args).current_dir(root()))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = Path::new(command.get_program()).display().to_string();
+    let status = command.status().with_context(|| format!("starting {program}"))?;
+    if !status.success() {
+        bail!("{program} ended with {status}");
+    }
+    Ok(())
+}
