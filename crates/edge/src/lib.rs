@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod provisioning;
+pub mod router;
 pub mod settings;
 pub mod status;
 

@@ -1,0 +1,182 @@
+//! What goes upstream, and when to try again. Pure: records in, steps out.
+//!
+//! Records of all senders share the lanes of one endpoint, in order. Each sender has its own
+//! session upstream, so one that is refused must not hold up the others, and nothing of a
+//! sender may overtake what it sent earlier: after a failure the sender is *blocked*, its
+//! records stay in flight, and when the pause is over the lanes are rewound, which hands out
+//! again, in order, everything that was not acknowledged.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use model::id::IdentityId;
+use model::refusal::RefusalKind;
+use model::time::{Now, Tick};
+
+/// The wait after the first failure; it doubles.
+pub const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest wait. Source: edge hub, retry 1–60 s; shorter here so that a hub that is back
+/// is noticed soon.
+pub const PAUSE_MAX: Duration = Duration::from_secs(20);
+/// Most records fetched at once.
+pub const FETCH_RECORDS: usize = 256;
+/// Most payload bytes fetched at once.
+pub const FETCH_BYTES: usize = 1024 * 1024;
+/// Most records in flight, those of blocked senders included.
+pub const IN_FLIGHT_MAX: usize = 768;
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Take at most so many records from the queue and send them.
+    Fetch(usize),
+    /// Take back what is in flight, then ask again.
+    Rewind,
+    /// Nothing until something happens.
+    Wait,
+    /// Nothing until that time.
+    WaitUntil(Tick),
+}
+
+/// What becomes of a record that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrived: done with.
+    Arrived,
+    /// It will never be accepted: done with, and counted.
+    Poison,
+    /// It is sent again after a pause.
+    Again,
+}
+
+/// The state of one endpoint's sending.
+#[derive(Debug, Default)]
+pub struct Pump {
+    blocked: BTreeSet<IdentityId>,
+    failures: u32,
+    paused_until: Option<Tick>,
+    in_flight: usize,
+    has_work: bool,
+    is_stopped: bool,
+}
+
+impl Pump {
+    /// A pump that looks for work first.
+    pub fn new() -> Self {
+        Self { has_work: true, ..Self::default() }
+    }
+
+    /// Records were committed, or something may have changed: look again.
+    pub fn handle_work(&mut self) {
+        self.has_work = true;
+    }
+
+    /// The queue gave `count` records; 0 means it is empty.
+    pub fn handle_fetched(&mut self, count: usize) {
+        self.in_flight += count;
+        self.has_work = count > 0;
+    }
+
+    /// Whether a record of `sender` may be sent now; if not it just stays in flight.
+    pub fn may_send(&self, sender: &IdentityId) -> bool {
+        !self.blocked.contains(sender)
+    }
+
+    /// A record of `sender` was answered; `refusal` is what it was refused for.
+    /// `chance` spreads the pauses of many devices.
+    pub fn handle_answer(
+        &mut self,
+        sender: &IdentityId,
+        refusal: Option<RefusalKind>,
+        now: Now,
+        chance: u64,
+    ) -> Fate {
+        let fate = refusal.map_or(Fate::Arrived, fate_of);
+        match fate {
+            Fate::Arrived | Fate::Poison => {
+                // A late success says nothing about a sender that failed meanwhile.
+                self.in_flight = self.in_flight.saturating_sub(1);
+                if self.blocked.is_empty() {
+                    self.failures = 0;
+                }
+            }
+            Fate::Again => {
+                self.blocked.insert(sender.clone());
+                if self.paused_until.is_none() {
+                    self.paused_until = Some(now.tick.after(pause(self.failures, chance)));
+                    self.failures = self.failures.saturating_add(1);
+                }
+            }
+        }
+        fate
+    }
+
+    /// Everything in flight was taken back.
+    pub fn handle_rewound(&mut self) {
+        self.blocked.clear();
+        self.paused_until = None;
+        self.in_flight = 0;
+        self.has_work = true;
+    }
+
+    /// The upstream is said to be back: do not wait out the pause.
+    pub fn handle_upstream_back(&mut self, now: Now) {
+        if self.paused_until.is_some() {
+            self.paused_until = Some(now.tick);
+        }
+    }
+
+    /// The runtime is stopping.
+    pub fn handle_stop(&mut self) {
+        self.is_stopped = true;
+    }
+
+    /// What to do next.
+    pub fn poll(&self, now: Now) -> Step {
+        if self.is_stopped {
+            return Step::Wait;
+        }
+        if self.paused_until.is_some_and(|until| now.tick >= until) {
+            return Step::Rewind;
+        }
+        let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight).min(FETCH_RECORDS);
+        match (self.has_work && room > 0, self.paused_until) {
+            (true, _) => Step::Fetch(room),
+            (false, Some(until)) => Step::WaitUntil(until),
+            (false, None) => Step::Wait,
+        }
+    }
+}
+
+fn fate_of(refusal: RefusalKind) -> Fate {
+    match refusal {
+        // The message itself is at fault and will be tomorrow.
+        RefusalKind::InvalidRequest | RefusalKind::TooLarge => Fate::Poison,
+        // The sender may be allowed or known again tomorrow; life times bound the wait.
+        RefusalKind::Unauthenticated
+        | RefusalKind::Forbidden
+        | RefusalKind::DeviceNotFound
+        | RefusalKind::ModuleNotFound
+        | RefusalKind::NotFound
+        | RefusalKind::AlreadyExists
+        | RefusalKind::PreconditionFailed
+        | RefusalKind::QuotaExceeded
+        | RefusalKind::Throttled
+        | RefusalKind::TargetOffline
+        | RefusalKind::TargetTimedOut
+        | RefusalKind::TakenOver
+        | RefusalKind::TimedOut
+        | RefusalKind::Unavailable
+        | RefusalKind::Internal => Fate::Again,
+    }
+}
+
+/// 1 s, 2 s, 4 s … 20 s, of which a random part of up to a quarter is left out.
+fn pause(failures: u32, chance: u64) -> Duration {
+    let full = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(failures)).min(PAUSE_MAX);
+    let part = u32::try_from(chance % 256).expect("below 256");
+    full - full * part / 1024
+}
+
+#[cfg(test)]
+mod tests;
