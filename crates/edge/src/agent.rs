@@ -5,4 +5,5 @@
 //! A pass reads desired and current state afresh; wake-ups carry no data.
 
 pub mod plan;
+pub mod report;
 pub mod restart;

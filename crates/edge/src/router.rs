@@ -5,5 +5,6 @@
 //! on disk, `pump.rs` decides what goes upstream and when, `twins.rs` keeps copies for children.
 
 pub mod pump;
+pub mod record;
 pub mod routes;
 pub mod twins;
