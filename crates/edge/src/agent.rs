@@ -4,6 +4,7 @@
 //! `methods.rs` reads what the cloud asks of `$edgeAgent`; `shell.rs` does it all.
 //! A pass reads desired and current state afresh; wake-ups carry no data.
 
+pub mod methods;
 pub mod plan;
 pub mod report;
 pub mod restart;
