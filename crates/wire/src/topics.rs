@@ -39,6 +39,9 @@ pub enum InvalidTopic {
     UserName,
 }
 
+#[cfg(test)]
+mod tests;
+
 /// `text` after `prefix/`, where an absent slash at the very end is forgiven.
 fn after<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let rest = text.strip_prefix(prefix)?;
