@@ -59,7 +59,7 @@ const LICENCES: &[&str] = &[
     "CDLA-Permissive-2.0",
 ];
 /// Crates whose licence text was read by a person: `pathrs` (MPL-2.0, file-level, used
-/// unmodified) and `rust-criu` (Apache-2.0 by its LICENSE file; its manifest says nothing). Both
+/// unmodified) and `rust-criu` (MIT by its LICENSE file; its manifest says nothing). Both
 /// come with `libcontainer`.
 const LICENCES_READ: &[&str] = &["pathrs", "rust-criu"];
 /// Crates in two versions because of others; this list may only shrink.

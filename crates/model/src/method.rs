@@ -10,11 +10,11 @@ pub const METHOD_NAME_LEN_MAX: usize = 100;
 pub const METHOD_PAYLOAD_BYTES_MAX: usize = 128 * 1024;
 /// Response time-outs that the service accepts.
 pub const METHOD_RESPONSE_TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(5)..=Duration::from_secs(300);
+    Duration::from_secs(5)..=Duration::from_mins(5);
 /// Response time-out when the caller names none.
 pub const METHOD_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for a device to connect.
-pub const METHOD_CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+pub const METHOD_CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(5);
 
 /// Names one call of a method, so that its answer finds the way back. Unique per session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

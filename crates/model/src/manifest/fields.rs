@@ -68,13 +68,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn optional_object(&mut self, name: &str, faults: &mut Faults) -> Option<Self> {
-        match self.take(name)? {
-            Value::Object(map) => Some(Self { path: self.path_of(name), map, seen: Vec::new() }),
-            _ => {
-                faults.add(&self.path_of(name), "must be an object");
-                None
-            }
+        if let Value::Object(map) = self.take(name)? {
+            return Some(Self { path: self.path_of(name), map, seen: Vec::new() });
         }
+        faults.add(&self.path_of(name), "must be an object");
+        None
     }
 
     pub(super) fn text(&mut self, name: &str, faults: &mut Faults) -> Option<Box<str>> {
@@ -87,13 +85,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn optional_text(&mut self, name: &str, faults: &mut Faults) -> Option<Box<str>> {
-        match self.take(name)? {
-            Value::String(text) => Some(text.as_str().into()),
-            _ => {
-                faults.add(&self.path_of(name), "must be text");
-                None
-            }
+        if let Value::String(text) = self.take(name)? {
+            return Some(text.as_str().into());
         }
+        faults.add(&self.path_of(name), "must be text");
+        None
     }
 
     pub(super) fn word<T: Copy>(
