@@ -21,6 +21,9 @@ pub use reader::{Bounds, ReadBatch, Reader};
 pub use recovery::{Damage, Recovered};
 pub use writer::Log;
 
+pub(crate) use frame::record_bytes as frame_bytes;
+pub(crate) use index::Totals;
+
 /// Most bytes of one payload.
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Most lanes of one record.

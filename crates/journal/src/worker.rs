@@ -3,9 +3,12 @@
 //! Make both ends with [`channel`], wrap [`Writer::turn`] as a worker, and give its waker to
 //! [`Intake::set_waker`]. Groups form by themselves while the previous sync runs.
 
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::log::{CommitError, Committed, Log, Position, Record, StageError};
+use crate::log::{CommitError, Committed, Log, Record, StageError};
 use crate::queue::Queue;
 
 /// Told how a submission ended, from the writer's turn: be quick and do not call back into it.
@@ -80,12 +83,17 @@ impl Default for IntakeLimits {
 }
 
 /// The senders' end.
-#[derive(Debug)]
-pub struct Intake<S>(std::marker::PhantomData<fn(S)>);
+pub struct Intake<S>(Arc<Mutex<Waiting<S>>>);
 
 impl<S> Clone for Intake<S> {
     fn clone(&self) -> Self {
-        todo!()
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S> fmt::Debug for Intake<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Intake")
     }
 }
 
@@ -97,43 +105,135 @@ pub struct IntakeFull {
     pub callback: Callback,
 }
 
+impl fmt::Debug for IntakeFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IntakeFull({} records)", self.records.len())
+    }
+}
+
+enum Job<S> {
+    Submission { records: Vec<Record>, callback: Callback },
+    Command(Command<S>),
+}
+
+struct Waiting<S> {
+    limits: IntakeLimits,
+    jobs: VecDeque<Job<S>>,
+    records: usize,
+    bytes: usize,
+    commands: usize,
+    closed: bool,
+    writer: Option<Waker>,
+    senders: Vec<Waker>,
+}
+
+impl<S> Waiting<S> {
+    fn has_room(&self) -> bool {
+        self.records < self.limits.records
+            && self.bytes < self.limits.bytes
+            && self.commands < self.limits.commands
+    }
+}
+
+fn payload_bytes(records: &[Record]) -> usize {
+    records.iter().map(|record| record.payload.len()).sum()
+}
+
 impl<S: Store> Intake<S> {
     /// Enqueues `records` as one unit and returns at once; `callback` is called exactly once, in
-    /// the order of submissions.
+    /// the order of submissions. After [`Intake::close`] it is called at once with `Closed`.
     ///
     /// # Errors
     /// [`IntakeFull`] gives everything back.
     pub fn submit(&self, records: Vec<Record>, callback: Callback) -> Result<(), IntakeFull> {
-        todo!("{}", records.len() + size_of_val(&callback))
+        let bytes = payload_bytes(&records);
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            drop(waiting);
+            callback(&Err(CommitError::Closed));
+            return Ok(());
+        }
+        let empty = waiting.records == 0;
+        let fits = waiting.records + records.len() <= waiting.limits.records
+            && waiting.bytes + bytes <= waiting.limits.bytes;
+        if !(fits || empty) {
+            return Err(IntakeFull { records, callback });
+        }
+        waiting.records += records.len();
+        waiting.bytes += bytes;
+        self.push(waiting, Job::Submission { records, callback });
+        Ok(())
     }
 
     /// Enqueues work on the store, in order with submissions.
     ///
     /// # Errors
-    /// The command back, if too many wait or the writer is gone.
+    /// The command back, if too many wait or the intake is closed.
     pub fn command(&self, command: Command<S>) -> Result<(), Command<S>> {
-        Err(command)
+        let mut waiting = self.waiting();
+        if waiting.closed || waiting.commands >= waiting.limits.commands {
+            return Err(command);
+        }
+        waiting.commands += 1;
+        self.push(waiting, Job::Command(command));
+        Ok(())
     }
 
     /// Ready when there is room again.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        todo!("{cx:?}")
+        let mut waiting = self.waiting();
+        if waiting.closed || waiting.has_room() {
+            return Poll::Ready(());
+        }
+        if !waiting.senders.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.senders.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Whom to wake when there is work: the waker of the worker that calls [`Writer::turn`].
     pub fn set_waker(&self, waker: Waker) {
-        todo!("{waker:?}")
+        let mut waiting = self.waiting();
+        let pending = !waiting.jobs.is_empty() || waiting.closed;
+        waiting.writer = Some(waker.clone());
+        drop(waiting);
+        if pending {
+            waker.wake();
+        }
     }
 
     /// Ends the writer after what is waiting; later submissions are answered `Closed`.
     pub fn close(&self) {
-        todo!()
+        let mut waiting = self.waiting();
+        waiting.closed = true;
+        let writer = waiting.writer.clone();
+        drop(waiting);
+        if let Some(waker) = writer {
+            waker.wake();
+        }
+    }
+
+    fn push(&self, mut waiting: MutexGuard<'_, Waiting<S>>, job: Job<S>) {
+        let was_empty = waiting.jobs.is_empty();
+        waiting.jobs.push_back(job);
+        let writer = waiting.writer.clone().filter(|_| was_empty);
+        drop(waiting);
+        if let Some(waker) = writer {
+            waker.wake();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<S>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The writer's end: owns the store.
 #[derive(Debug)]
-pub struct Writer<S>(S);
+pub struct Writer<S> {
+    store: S,
+    intake: Intake<S>,
+}
 
 /// What the writer wants after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,17 +248,82 @@ pub enum WriterTurn {
 
 /// Both ends of `store`.
 pub fn channel<S: Store>(store: S, limits: IntakeLimits) -> (Intake<S>, Writer<S>) {
-    todo!("{limits:?} {}", size_of_val(&store))
+    let intake = Intake(Arc::new(Mutex::new(Waiting {
+        limits,
+        jobs: VecDeque::new(),
+        records: 0,
+        bytes: 0,
+        commands: 0,
+        closed: false,
+        writer: None,
+        senders: Vec::new(),
+    })));
+    (intake.clone(), Writer { store, intake })
 }
 
 impl<S: Store> Writer<S> {
-    /// Takes what waits (bounded by one write), stages it, commits once, calls back.
+    /// Takes what waits, stages it, commits (once, unless it exceeds one write), calls back.
     pub fn turn(&mut self, now_ms: i64) -> WriterTurn {
-        todo!("{now_ms}")
+        let (jobs, senders) = self.take();
+        for waker in senders {
+            waker.wake();
+        }
+        let mut staged = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Command(command) => command(&mut self.store, now_ms),
+                Job::Submission { records, callback } => {
+                    self.stage(&records, callback, &mut staged, now_ms);
+                }
+            }
+        }
+        self.commit(&mut staged, now_ms);
+        self.store.tidy(now_ms);
+        let waiting = self.intake.waiting();
+        match (waiting.jobs.is_empty(), waiting.closed) {
+            (false, _) => WriterTurn::Again,
+            (true, false) => WriterTurn::Idle,
+            (true, true) => WriterTurn::Finished,
+        }
     }
-}
 
-/// The first position after a record, for cursors.
-pub fn after(position: Position) -> Position {
-    position.plus(1)
+    /// What it owns, to give it back or to look at it between turns.
+    pub fn store(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    fn take(&self) -> (VecDeque<Job<S>>, Vec<Waker>) {
+        let mut waiting = self.intake.waiting();
+        (waiting.records, waiting.bytes, waiting.commands) = (0, 0, 0);
+        (std::mem::take(&mut waiting.jobs), std::mem::take(&mut waiting.senders))
+    }
+
+    fn stage(
+        &mut self,
+        records: &[Record],
+        callback: Callback,
+        staged: &mut Vec<Callback>,
+        now_ms: i64,
+    ) {
+        let mut outcome = self.store.stage(records);
+        if outcome == Err(StageError::CommitFirst) {
+            self.commit(staged, now_ms);
+            outcome = self.store.stage(records);
+        }
+        match outcome {
+            Ok(()) => staged.push(callback),
+            // Its neighbours go on; order among callbacks is kept by answering them first.
+            Err(refused) => {
+                self.commit(staged, now_ms);
+                callback(&Err(CommitError::Refused(refused)));
+            }
+        }
+    }
+
+    fn commit(&mut self, staged: &mut Vec<Callback>, now_ms: i64) {
+        let outcome = self.store.commit(now_ms);
+        for callback in staged.drain(..) {
+            callback(&outcome);
+        }
+    }
 }

@@ -1,0 +1,230 @@
+//! Opening a log: read the heads, check the tail, begin a new segment.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::{FRESH, Log, RESERVE};
+use crate::disk::{Disk, DiskFile};
+use crate::log::index::SegmentIndex;
+use crate::log::reader::{Closed, Shared};
+use crate::log::recovery::{self, Damage, Known, Recovered};
+use crate::log::segment::{BadHeader, HEADER_BYTES, Header, VERSION, file_name, is_segment};
+use crate::log::{LogOptions, OpenLogError, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+/// The smallest record, for guessing how many a lost segment held at most.
+const RECORD_BYTES_MIN: u64 = 36;
+
+/// A segment whose head was read.
+struct Headed {
+    file: Arc<dyn DiskFile>,
+    header: Header,
+    bytes: u64,
+}
+
+pub(super) fn open(
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    instance: u128,
+    now_ms: i64,
+) -> Result<(Log, Recovered), OpenLogError> {
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes) {
+        return Err(OpenLogError::SegmentBytes(options.segment_bytes));
+    }
+    let mut recovered = Recovered::default();
+    let (headed, lost_last) = heads(&*disk, &mut recovered)?;
+    let mut log = Log {
+        instance: headed.first().map_or(instance, |segment| segment.header.instance),
+        disk,
+        options,
+        shared: Arc::new(Shared::default()),
+        current: None,
+        reserve: None,
+        next_number: headed.last().map_or(1, |segment| segment.header.number + 1),
+        end: 0,
+        closed_bytes: 0,
+        lanes: BTreeMap::new(),
+        dirty: BTreeMap::new(),
+        buffer: Vec::new(),
+        staged: Vec::new(),
+        staged_lanes: Vec::new(),
+    };
+    log.adopt(headed, &mut recovered)?;
+    if let Some((number, bytes)) = lost_last {
+        let from = log.end;
+        log.end += bytes / RECORD_BYTES_MIN;
+        log.next_number = log.next_number.max(number + 1);
+        let damage =
+            recovered.damaged.iter_mut().find(|damage| damage.file.contains(&file_name(number)));
+        if let Some(damage) = damage {
+            (damage.from, damage.to) = (Position(from), Position(log.end));
+        }
+    }
+    log.shared.view().end = log.end;
+    log.start(now_ms);
+    recovered.end = Position(log.end);
+    recovered.segments = log.shared.view().closed.len() + usize::from(log.current.is_some());
+    Ok((log, recovered))
+}
+
+/// The segments with a good head, in order; and number and size of the last if its head is bad.
+#[expect(clippy::type_complexity, reason = "a pair used once")]
+fn heads(
+    disk: &dyn Disk,
+    recovered: &mut Recovered,
+) -> Result<(Vec<Headed>, Option<(u64, u64)>), OpenLogError> {
+    let names = disk.list().map_err(|source| failed("list", "the folder", source))?;
+    let mut headed: Vec<Headed> = Vec::new();
+    let mut lost = None;
+    for name in names.iter().filter(|name| is_segment(name)) {
+        let file = disk.open(name).map_err(|source| failed("open", name, source))?;
+        let bytes = file.length().map_err(|source| failed("measure", name, source))?;
+        let mut head = vec![0; usize::try_from(HEADER_BYTES).unwrap_or(0)];
+        let filled = file.read_at(0, &mut head).map_err(|source| failed("read", name, source))?;
+        head.truncate(filled);
+        let header = Header::parse(&head);
+        if let Err(BadHeader::Version(version)) = header {
+            let file = name.clone();
+            return Err(OpenLogError::Version { file, version, known: VERSION });
+        }
+        let instance = headed.first().map(|segment| segment.header.instance);
+        let ours = |header: &Header| instance.is_none_or(|instance| instance == header.instance);
+        match header.ok().filter(ours) {
+            Some(header) => {
+                headed.push(Headed { file, header, bytes });
+                lost = None;
+            }
+            None => {
+                let aside = format!("{name}.damaged");
+                disk.rename(name, &aside).map_err(|source| failed("put aside", name, source))?;
+                let number = name.split('.').next().and_then(|digits| digits.parse().ok());
+                lost = Some((number.unwrap_or(0), bytes));
+                let from = Position::START;
+                recovered.damaged.push(Damage { file: aside, from, to: from });
+            }
+        }
+    }
+    Ok((headed, lost))
+}
+
+fn failed(action: &'static str, file: &str, source: io::Error) -> OpenLogError {
+    OpenLogError::Disk { action, file: file.to_owned(), source }
+}
+
+impl Log {
+    /// Takes over the segments found: all of them are closed from now on.
+    fn adopt(&mut self, headed: Vec<Headed>, found: &mut Recovered) -> Result<(), OpenLogError> {
+        let nexts: Vec<Header> = headed.iter().skip(1).map(|segment| segment.header).collect();
+        let mut nexts = nexts.into_iter();
+        for segment in headed {
+            let next = nexts.next();
+            if self.shared.view().closed.is_empty() {
+                self.end = segment.header.first;
+            }
+            self.adopt_one(segment, next, found)?;
+        }
+        Ok(())
+    }
+
+    fn adopt_one(
+        &mut self,
+        segment: Headed,
+        next: Option<Header>,
+        found: &mut Recovered,
+    ) -> Result<(), OpenLogError> {
+        let Headed { file, header, bytes } = segment;
+        let name = file_name(header.number);
+        if header.first > self.end {
+            // A segment between was put aside.
+            let (from, to) = (Position(self.end), Position(header.first));
+            let unplaced = found.damaged.iter_mut().find(|damage| damage.to == Position::START);
+            match unplaced {
+                Some(damage) => (damage.from, damage.to) = (from, to),
+                None => found.damaged.push(Damage { file: name.clone(), from, to }),
+            }
+        }
+        let seed = header.seed();
+        let follows = next.filter(|next| next.previous == header.number);
+        let tail = follows.map(|next| next.previous_end);
+        let end = next.map(|next| next.first);
+        let disk_failed = |source| failed("read", &name, source);
+        let indexed = match (tail, end) {
+            (Some(tail), Some(end)) => {
+                recovery::read_index(&*file, seed, tail, end).map_err(disk_failed)?
+            }
+            _ => None,
+        };
+        let mut closed = Closed {
+            file: Arc::clone(&file),
+            number: header.number,
+            seed,
+            first: header.first,
+            end: end.unwrap_or(0),
+            tail: tail.unwrap_or(0),
+            bytes,
+            last_ms: i64::MIN,
+            totals: BTreeMap::new(),
+            index: None,
+        };
+        let index = match indexed {
+            Some(index) => index,
+            None => {
+                let known = Known { seed, first: header.first, tail, next: end };
+                let scan = recovery::scan(&*file, known).map_err(disk_failed)?;
+                for (from, to) in &scan.damaged {
+                    let (from, to) = (Position(*from), Position(*to));
+                    found.damaged.push(Damage { file: name.clone(), from, to });
+                }
+                found.tail_bytes += scan.ignored;
+                (closed.tail, closed.end) = (scan.tail, scan.end);
+                self.merge_lanes(&scan);
+                closed.index = Some(Arc::new(scan.index.clone()));
+                scan.index
+            }
+        };
+        self.keep(closed, &index);
+        Ok(())
+    }
+
+    /// Later segments know better, and each begins with the state of all lanes.
+    fn merge_lanes(&mut self, scan: &recovery::Scan) {
+        for (lane, state) in &scan.lanes {
+            let known = self.lanes.entry(*lane).or_default();
+            known.cursor = state.cursor;
+            if state.label.is_some() {
+                known.label.clone_from(&state.label);
+            }
+        }
+    }
+
+    fn keep(&mut self, mut closed: Closed, index: &SegmentIndex) {
+        closed.totals = index.totals();
+        let newest = closed.totals.values().map(|totals| totals.last_ms).max();
+        closed.last_ms = newest.unwrap_or(i64::MIN);
+        self.end = closed.end;
+        self.closed_bytes += closed.bytes;
+        self.shared.view().closed.push_back(Arc::new(closed));
+    }
+
+    /// Begins a segment and the reserve. Without room the log serves readers and frees space;
+    /// the next commit tries again.
+    fn start(&mut self, now_ms: i64) {
+        self.reserve = self.allocate(RESERVE).ok();
+        let begun = self.allocate(FRESH).and_then(|file| self.begin(file, FRESH, now_ms));
+        if begun.is_ok() {
+            self.drop_empty();
+        }
+    }
+
+    /// Segments without a record say nothing that the new one does not say.
+    fn drop_empty(&mut self) {
+        let mut view = self.shared.view();
+        while let Some(last) = view.closed.back() {
+            if last.first != last.end || self.disk.remove(&file_name(last.number)).is_err() {
+                return;
+            }
+            self.closed_bytes -= last.bytes;
+            view.closed.pop_back();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One lane: its cursor, what is in flight, and what was acknowledged out of order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{LaneStats, WINDOW_RECORDS_MAX};
+use crate::log::{Budget, LaneId, Position, ReadError, Reader, StoredRecord, Totals};
+
+/// Bytes of a frame beside its payload, at least; turns payload bytes into bytes on disk.
+const FRAME_BYTES: u64 = 36;
+
+/// One lane. What lies before `sent` is in flight, acknowledged or expired.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) endpoint: Box<str>,
+    pub(super) priority: u32,
+    pub(super) depth: u64,
+    pub(super) bytes: u64,
+    /// Whether the cursor moved since it was last staged.
+    pub(super) moved: bool,
+    sent: Position,
+    /// Delivered and not acknowledged, with bytes on disk; at most [`WINDOW_RECORDS_MAX`].
+    in_flight: BTreeMap<Position, u64>,
+    /// To be delivered again after a rewind, less what was acknowledged: positions in a lane
+    /// have gaps, so a set of them is no larger than a set of ranges.
+    done_ahead: BTreeSet<Position>,
+    expired: u64,
+}
+
+impl Lane {
+    pub(super) fn new(endpoint: &str, priority: u32, cursor: Position) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            priority,
+            depth: 0,
+            bytes: 0,
+            moved: false,
+            sent: cursor,
+            in_flight: BTreeMap::new(),
+            done_ahead: BTreeSet::new(),
+            expired: 0,
+        }
+    }
+
+    /// Everything before this is done with.
+    #[cfg(not(planted_cursor_before_delivery))]
+    pub(super) fn cursor(&self) -> Position {
+        self.in_flight.first_key_value().map_or(self.sent, |(first, _)| *first)
+    }
+
+    /// The planted fault: what was handed out counts as delivered.
+    #[cfg(planted_cursor_before_delivery)]
+    pub(super) fn cursor(&self) -> Position {
+        self.sent
+    }
+
+    pub(super) fn next(
+        &mut self,
+        id: LaneId,
+        reader: &Reader,
+        budget: Budget,
+        now_ms: i64,
+    ) -> Result<Vec<StoredRecord>, ReadError> {
+        loop {
+            let window = WINDOW_RECORDS_MAX
+                .saturating_sub(self.in_flight.len())
+                .min(WINDOW_RECORDS_MAX.saturating_sub(self.done_ahead.len()).max(1));
+            let records = budget.records.min(window);
+            if records == 0 {
+                return Ok(Vec::new());
+            }
+            let batch = reader.read(id, self.sent, Budget { records, ..budget })?;
+            self.moved |= self.sent != batch.next;
+            self.sent = batch.next;
+            self.depth = self.depth.saturating_sub(batch.damaged as u64);
+            let at_end = batch.next >= batch.bounds.end;
+            let fresh: Vec<StoredRecord> =
+                batch.records.into_iter().filter(|record| self.wants(record, now_ms)).collect();
+            if at_end || !fresh.is_empty() {
+                let flying = fresh.iter().map(|record| (record.position, disk_bytes(record)));
+                self.in_flight.extend(flying);
+                return Ok(fresh);
+            }
+        }
+    }
+
+    fn wants(&mut self, record: &StoredRecord, now_ms: i64) -> bool {
+        if self.done_ahead.remove(&record.position) {
+            return false;
+        }
+        if is_expired(record, now_ms) {
+            self.expired += 1;
+            self.forget(disk_bytes(record));
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn acknowledge(&mut self, position: Position) {
+        if let Some(bytes) = self.in_flight.remove(&position) {
+            self.forget(bytes);
+            self.moved = true;
+            if self.in_flight.first_key_value().is_some_and(|(first, _)| *first < position) {
+                self.done_ahead.insert(position);
+            }
+            let cursor = self.cursor();
+            self.done_ahead = self.done_ahead.split_off(&cursor);
+        }
+    }
+
+    pub(super) fn rewind(&mut self) {
+        if let Some((first, _)) = self.in_flight.first_key_value() {
+            self.sent = *first;
+        }
+        self.in_flight.clear();
+    }
+
+    pub(super) fn give_up(&mut self, end: Position) {
+        (self.sent, self.moved, self.depth, self.bytes) = (end, true, 0, 0);
+        self.in_flight.clear();
+        self.done_ahead.clear();
+    }
+
+    /// Whether nothing of a segment with these totals is needed any more.
+    pub(super) fn is_done(&self, totals: &Totals, now_ms: i64) -> bool {
+        let passed = Position(totals.last) < self.cursor();
+        passed || (totals.expires_ms <= now_ms && self.in_flight.is_empty())
+    }
+
+    /// The segment that ended at `end` is gone with `count` records nobody saw; `behind` is what
+    /// remains of the lane.
+    pub(super) fn skip_expired(&mut self, end: Position, count: u64, behind: (u64, u64)) {
+        self.sent = self.sent.max(end);
+        self.moved = true;
+        self.expired += count;
+        (self.depth, self.bytes) = behind;
+        self.done_ahead = self.done_ahead.split_off(&end);
+    }
+
+    pub(super) fn stats(
+        &self,
+        id: LaneId,
+        reader: &Reader,
+        now_ms: i64,
+    ) -> Result<LaneStats, ReadError> {
+        let mut oldest_ms = None;
+        if self.depth > 0 {
+            let oldest = reader.read(id, self.cursor(), Budget { records: 1, bytes: 1 })?;
+            oldest_ms = oldest.records.first().map(|record| (now_ms - record.enqueued_ms).max(0));
+        }
+        Ok(LaneStats {
+            lane: id,
+            endpoint: self.endpoint.clone(),
+            priority: self.priority,
+            depth: self.depth,
+            bytes: self.bytes,
+            oldest_ms,
+            expired: self.expired,
+            cursor: self.cursor(),
+        })
+    }
+
+    fn forget(&mut self, bytes: u64) {
+        self.depth = self.depth.saturating_sub(1);
+        self.bytes = if self.depth == 0 { 0 } else { self.bytes.saturating_sub(bytes) };
+    }
+}
+
+fn disk_bytes(record: &StoredRecord) -> u64 {
+    let expiry = if record.expires_ms.is_some() { 8 } else { 0 };
+    FRAME_BYTES + expiry + record.payload.len() as u64
+}
+
+#[cfg(not(planted_expired_delivered))]
+fn is_expired(record: &StoredRecord, now_ms: i64) -> bool {
+    record.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
+}
+
+/// The planted fault: expiry is ignored.
+#[cfg(planted_expired_delivered)]
+fn is_expired(_: &StoredRecord, _: i64) -> bool {
+    false
+}
