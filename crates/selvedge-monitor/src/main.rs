@@ -1,3 +1,34 @@
-//! Placeholder.
+//! One per module: runs a container from an OCI bundle, owns its logs and exit status.
+//!
+//! What it is: a small program with one thread that outlives whoever started it, because the
+//! container is its child and must survive a restart of the runtime.
+//! What it is not: it decides nothing about restarts, pulls nothing, listens to no network.
+//! Start reading at `monitor.rs`; the files of a container directory are listed in `files.rs`.
 
-fn main() {}
+mod clock;
+mod control;
+mod executor;
+mod files;
+mod log;
+mod monitor;
+mod oom;
+mod probe;
+mod seccomp;
+mod start;
+mod sys;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["run", directory] => start::run(Path::new(directory)),
+        ["probe", rest @ ..] => probe::run(rest),
+        _ => {
+            start::say("usage: selvedge-monitor run <container directory>");
+            ExitCode::from(2)
+        }
+    }
+}

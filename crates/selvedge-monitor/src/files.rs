@@ -1,0 +1,113 @@
+//! What lies in a container directory.
+//!
+//! | name | who writes | what |
+//! |---|---|---|
+//! | `config.json` | engine | the OCI bundle |
+//! | `monitor.json` | engine | [`Settings`] |
+//! | `monitor.lock` | monitor | locked while it lives |
+//! | `control.sock` | monitor | see `control.rs` |
+//! | `stdout.fifo`, `stderr.fifo` | monitor | what the container writes |
+//! | `log/container.log`, `.1`, … | monitor | Docker's json-file format |
+//! | `exit.json` | monitor | [`Exit`], once and whole |
+//! | `monitor.log` | monitor | its own complaints |
+//! | `state/` | libcontainer | nobody else may touch it |
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// The version of [`Settings`], [`Exit`] and the control protocol. Changes are additive.
+pub(crate) const VERSION: u32 = 1;
+
+/// What the engine tells the monitor.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Must be [`VERSION`].
+    pub(crate) version: u32,
+    /// The container's name for libcontainer.
+    pub(crate) id: String,
+    /// Limits of the log files.
+    #[serde(default)]
+    pub(crate) log: LogSettings,
+    /// What a polite stop sends.
+    #[serde(default = "default_stop_signal")]
+    pub(crate) stop_signal: i32,
+    /// Which system calls are allowed.
+    #[serde(default)]
+    pub(crate) seccomp: Profile,
+}
+
+fn default_stop_signal() -> i32 {
+    libc::SIGTERM
+}
+
+/// Limits of the log files.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogSettings {
+    /// Bytes after which a new file begins.
+    pub(crate) max_size: u64,
+    /// Files kept, the current one included; at least one.
+    pub(crate) max_file: u32,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { max_size: 10 * 1024 * 1024, max_file: 3 }
+    }
+}
+
+/// Which system calls are allowed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    /// Those of Docker's default profile.
+    #[default]
+    Default,
+    /// All; for privileged containers only.
+    Unconfined,
+}
+
+/// How it ended.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Exit {
+    pub(crate) version: u32,
+    /// As a shell tells it: 128 and the signal for a killed one.
+    pub(crate) exit_code: i32,
+    pub(crate) signal: Option<i32>,
+    /// Whether the kernel killed something in it for want of memory.
+    pub(crate) oom: bool,
+    pub(crate) started_at: Option<String>,
+    pub(crate) finished_at: String,
+    /// Why it never ran.
+    pub(crate) failure: Option<String>,
+}
+
+impl Settings {
+    /// Reads `monitor.json`.
+    pub(crate) fn read(directory: &Path) -> Result<Self, String> {
+        let path = directory.join("monitor.json");
+        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let settings: Self = serde_json::from_slice(&text)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        if settings.version != VERSION {
+            return Err(format!("monitor.json has version {}, not {VERSION}", settings.version));
+        }
+        Ok(settings)
+    }
+}
+
+impl Exit {
+    /// Writes `exit.json` so that a reader sees nothing or all of it, also after power loss.
+    pub(crate) fn write(&self, directory: &Path) -> io::Result<()> {
+        let (temporary, path) = (directory.join("exit.json.new"), directory.join("exit.json"));
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(directory)?.sync_all()
+    }
+}
