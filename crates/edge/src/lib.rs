@@ -8,11 +8,13 @@
 //! [`DeviceApi`](model::waist::DeviceApi).
 //! Start reading at [`Edge`], then `agent/plan.rs` and `router/pump.rs`.
 
+pub mod access;
 pub mod agent;
 pub mod provisioning;
 pub mod router;
 pub mod settings;
 pub mod status;
+pub mod workload;
 
 mod shell;
 
