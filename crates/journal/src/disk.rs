@@ -1,14 +1,12 @@
 //! The seam to the file system: one folder of flat files.
 //!
-//! [`file::FileDisk`] is the production implementer, [`simulated::SimulatedDisk`] loses, tears
-//! and reorders what was not synced.
+//! [`file::FileDisk`] is the production implementer.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 pub mod file;
-pub mod simulated;
 
 /// One folder. Names are flat: no separators.
 pub trait Disk: Send + Sync + fmt::Debug {

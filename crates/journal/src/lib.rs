@@ -4,8 +4,7 @@
 //! in milliseconds of UTC and call [`log::Log::commit`] from a worker of their own.
 //!
 //! Start with [`log`] (segments, retention, readers), then [`queue`] (lanes with cursors), then
-//! [`worker`] (many senders, one commit). [`disk`] is the seam to the file system and holds the
-//! simulated disk.
+//! [`worker`] (many senders, one commit). [`disk`] is the seam to the file system.
 
 pub mod disk;
 pub mod log;
