@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Sockets and everything that touches them: listeners, TLS, connection tasks, clients.
+//!
+//! What it is: it drives the sessions of `wire` and the HTTP services of `hub` and `edge`.
+//! What it is not: it proves nobody's identity, signs nothing and knows no rules; it collects
+//! claims and hands them over the waist. Start reading at [`network`].
+
+pub mod clock;
+
+pub mod world;
+
+pub mod network;
+
+pub mod tls;
+
+pub mod http;
+
+pub mod http_client;

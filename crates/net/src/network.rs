@@ -1,0 +1,225 @@
+//! Byte streams and where they come from.
+//!
+//! Everything above takes an `Arc<dyn Network>`; production gives [`SystemNetwork`], the
+//! simulator its own pipes.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use model::world::Boxed;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// How many connections the kernel may hold that we did not accept yet.
+const BACKLOG: u32 = 1024;
+
+/// Where to listen or to dial.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP: a host name or IP address, and a port; port 0 listens on a free one.
+    Tcp(Box<str>, u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A name in the memory of a simulation.
+    Memory(Box<str>),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address.ip().to_string().into(), address.port())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Memory(name) => write!(f, "memory:{name}"),
+        }
+    }
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(SocketAddr),
+    /// A process on this machine.
+    Unix {
+        /// Its user.
+        uid: u32,
+        /// Its process; 0 if the kernel does not say.
+        pid: u32,
+    },
+    /// A host of a simulation.
+    Memory,
+}
+
+/// Bytes in both directions.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// An open connection.
+pub struct Connected {
+    /// Its bytes.
+    pub stream: Box<dyn ByteStream>,
+    /// Who is at the other end.
+    pub peer: Peer,
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connected").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// A place where connections arrive.
+pub trait Incoming: Send {
+    /// The next connection. Dropping the future loses none.
+    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>>;
+
+    /// Where it listens, with the port that was taken.
+    fn address(&self) -> Address;
+}
+
+/// Makes byte streams.
+pub trait Network: Send + Sync {
+    /// Listens at `address`.
+    fn listen(&self, address: &Address) -> Boxed<'_, io::Result<Box<dyn Incoming>>>;
+
+    /// Connects to `address`; the caller bounds the wait.
+    fn dial(&self, address: &Address) -> Boxed<'_, io::Result<Connected>>;
+}
+
+/// The operating system's sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemNetwork;
+
+impl Network for SystemNetwork {
+    fn listen(&self, address: &Address) -> Boxed<'_, io::Result<Box<dyn Incoming>>> {
+        let address = address.clone();
+        Box::pin(async move {
+            let incoming: Box<dyn Incoming> = match address {
+                Address::Tcp(host, port) => Box::new(Tcp(listen_tcp(&host, port).await?)),
+                Address::Unix(path) => {
+                    // A socket left by a process that was killed; a live one is noticed by its
+                    // folder's lock before we get here.
+                    if let Err(error) = std::fs::remove_file(&path)
+                        && error.kind() != io::ErrorKind::NotFound
+                    {
+                        return Err(error);
+                    }
+                    Box::new(Unix { listener: UnixListener::bind(&path)?, path })
+                }
+                Address::Memory(_) => return Err(io::ErrorKind::Unsupported.into()),
+            };
+            Ok(incoming)
+        })
+    }
+
+    fn dial(&self, address: &Address) -> Boxed<'_, io::Result<Connected>> {
+        let address = address.clone();
+        Box::pin(async move {
+            match address {
+                Address::Tcp(host, port) => tcp(TcpStream::connect((&*host, port)).await?),
+                Address::Unix(path) => unix(UnixStream::connect(path).await?),
+                Address::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+            }
+        })
+    }
+}
+
+async fn listen_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()?
+        } else {
+            tokio::net::TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+struct Tcp(TcpListener);
+
+impl Incoming for Tcp {
+    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
+        Box::pin(async { tcp(self.0.accept().await?.0) })
+    }
+
+    fn address(&self) -> Address {
+        self.0.local_addr().map_or(Address::Tcp("".into(), 0), Address::from)
+    }
+}
+
+struct Unix {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Incoming for Unix {
+    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
+        Box::pin(async { unix(self.listener.accept().await?.0) })
+    }
+
+    fn address(&self) -> Address {
+        Address::Unix(self.path.clone())
+    }
+}
+
+fn tcp(stream: TcpStream) -> io::Result<Connected> {
+    // Acknowledgements are small and must not wait for more.
+    stream.set_nodelay(true)?;
+    let peer = Peer::Tcp(stream.peer_addr()?);
+    Ok(Connected { stream: Box::new(stream), peer })
+}
+
+fn unix(stream: UnixStream) -> io::Result<Connected> {
+    let credentials = stream.peer_cred()?;
+    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+    Ok(Connected { stream: Box::new(stream), peer: Peer::Unix { uid: credentials.uid(), pid } })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn echo_over(address: Address) -> Peer {
+        let mut incoming = SystemNetwork.listen(&address).await.unwrap();
+        let there = incoming.address();
+        let (dialled, accepted) = tokio::join!(SystemNetwork.dial(&there), incoming.accept());
+        let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+        dialled.stream.write_all(b"ping").await.unwrap();
+        let mut got = [0; 4];
+        accepted.stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"ping");
+        accepted.peer
+    }
+
+    #[tokio::test]
+    async fn tcp_and_unix_streams_carry_bytes_and_say_who_is_there() {
+        assert!(matches!(echo_over(Address::Tcp("127.0.0.1".into(), 0)).await, Peer::Tcp(_)));
+        let folder = tempfile::tempdir().unwrap();
+        let socket = Address::Unix(folder.path().join("s.sock"));
+        let peer = echo_over(socket.clone()).await;
+        assert_eq!(
+            peer,
+            Peer::Unix { uid: nix::unistd::getuid().as_raw(), pid: std::process::id() }
+        );
+        // The file of a dead listener is no obstacle.
+        echo_over(socket).await;
+    }
+}

@@ -1,0 +1,205 @@
+//! TLS 1.2 and 1.3 with ring, passed explicitly; certificates that can be swapped live.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::secret::Secret;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::network::ByteStream;
+
+/// A peer that has not finished the handshake by then is dropped.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Handshakes at once in one process; more wait. At 0.13 ms each this is a second of one core.
+pub const HANDSHAKES_MAX: usize = 8192;
+
+/// Why TLS could not be set up.
+#[derive(Debug, Error)]
+pub enum TlsSetupError {
+    /// The private key is none that we can use.
+    #[error("the private key cannot be used")]
+    Key(#[source] rustls::Error),
+    /// The settings do not go together.
+    #[error("the TLS settings do not go together")]
+    Settings(#[source] rustls::Error),
+    /// The text holds no certificate to trust.
+    #[error("the text holds no PEM certificate to trust")]
+    Roots,
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The certificate that a listener shows; replaced while it listens.
+#[derive(Clone)]
+pub struct ServerCertificate(Arc<RwLock<Arc<CertifiedKey>>>);
+
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerCertificate")
+    }
+}
+
+impl ServerCertificate {
+    /// Shows `chain` (DER, leaf first) with its PKCS#8 DER `key`.
+    ///
+    /// # Errors
+    /// [`TlsSetupError::Key`] if the key cannot be used.
+    pub fn new(chain: &[Bytes], key: &Secret) -> Result<Self, TlsSetupError> {
+        Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
+    }
+
+    /// Shows another certificate to everybody who connects from now on.
+    ///
+    /// # Errors
+    /// [`TlsSetupError::Key`]; the old one is still shown then.
+    pub fn replace(&self, chain: &[Bytes], key: &Secret) -> Result<(), TlsSetupError> {
+        let fresh = certified(chain, key)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+fn certified(chain: &[Bytes], key: &Secret) -> Result<Arc<CertifiedKey>, TlsSetupError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose().to_vec()));
+    let signer = provider().key_provider.load_private_key(key).map_err(TlsSetupError::Key)?;
+    let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    Ok(Arc::new(CertifiedKey::new(chain, signer)))
+}
+
+#[derive(Debug)]
+struct Shown(ServerCertificate);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// The server's side of TLS for one listener.
+#[derive(Clone)]
+pub struct Server {
+    acceptor: TlsAcceptor,
+    handshakes: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+/// A stream whose handshake is done.
+pub struct Secured {
+    /// The plain bytes.
+    pub stream: Box<dyn ByteStream>,
+    /// What the client showed, DER, leaf first; possession of the key is proven, nothing else.
+    pub client_chain: Option<Arc<[Bytes]>>,
+}
+
+impl fmt::Debug for Secured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secured").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server that shows `certificate` and lets `verifier` look at client certificates.
+    ///
+    /// # Errors
+    /// [`TlsSetupError::Settings`] if the library refuses the settings.
+    pub fn new(
+        certificate: ServerCertificate,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Result<Self, TlsSetupError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsSetupError::Settings)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(Shown(certificate)));
+        // Sessions kept for resumption would cost memory per connection.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+        })
+    }
+
+    /// Does the handshake.
+    ///
+    /// # Errors
+    /// `TimedOut` after [`HANDSHAKE_TIMEOUT`]; else what the peer or the library did.
+    pub async fn accept(&self, stream: Box<dyn ByteStream>) -> io::Result<Secured> {
+        let _place = self.handshakes.acquire().await.map_err(io::Error::other)?;
+        let shaken = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await;
+        let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let client_chain = stream.get_ref().1.peer_certificates().map(|chain| {
+            chain.iter().map(|der| Bytes::copy_from_slice(der)).collect::<Arc<[Bytes]>>()
+        });
+        Ok(Secured { stream: Box::new(stream), client_chain })
+    }
+}
+
+/// The client's side of TLS: whom to trust.
+#[derive(Clone)]
+pub struct Client(TlsConnector);
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl Client {
+    /// A client that trusts exactly the authorities in `pem`.
+    ///
+    /// # Errors
+    /// [`TlsSetupError::Roots`] if there is none in it.
+    pub fn trusting(pem: &str) -> Result<Self, TlsSetupError> {
+        let mut roots = RootCertStore::empty();
+        for der in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let der = der.map_err(|_| TlsSetupError::Roots)?;
+            roots.add(der).map_err(|_| TlsSetupError::Roots)?;
+        }
+        if roots.is_empty() {
+            return Err(TlsSetupError::Roots);
+        }
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsSetupError::Settings)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// Does the handshake with a server that must prove to be `name`.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `name` is no name; `TimedOut`; else why the server is not trusted.
+    pub async fn connect(
+        &self,
+        name: &str,
+        stream: Box<dyn ByteStream>,
+    ) -> io::Result<Box<dyn ByteStream>> {
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let shaken = timeout(HANDSHAKE_TIMEOUT, self.0.connect(name, stream)).await;
+        let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Box::new(stream))
+    }
+}
