@@ -73,6 +73,7 @@ pub(crate) enum Profile {
 
 /// How it ended.
 #[derive(Debug, Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of exit.json")]
 pub(crate) struct Exit {
     pub(crate) version: u32,
     /// As a shell tells it: 128 and the signal for a killed one.

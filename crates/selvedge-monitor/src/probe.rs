@@ -15,7 +15,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
                 start::say(&format!("line {number}"));
             }
         }
-        ["sleep"] => std::thread::sleep(Duration::from_secs(600)),
+        ["sleep"] => std::thread::sleep(Duration::from_mins(10)),
         ["eat", mebibytes] => {
             let len = mebibytes.parse::<usize>().unwrap_or(0) * 1024 * 1024;
             start::say(&format!("{}", std::hint::black_box(vec![1_u8; len]).len()));
