@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! read n bytes        → handle_bytes(now, &bytes)         only while wants_bytes()
-//! poll(): Connect     → DeviceApi::open → handle_opened | handle_refused
+//! poll(now): Connect  → DeviceApi::open → handle_opened | handle_refused
 //! poll(): Submit      → DeviceSession::submit → every answer, in order → handle_answer
 //! poll(): Close       → flush output, close the socket, DeviceSession::close(session.leave())
 //! poll_event(credit())→ handle_event
@@ -15,17 +15,40 @@
 //! Answers are handed in as the requests went out, over all batches: PUBACKs then leave in the
 //! order of the PUBLISHes, as MQTT demands.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use model::feature::FeatureSet;
+use bytes::{Buf, Bytes, BytesMut};
+use model::feature::{FeatureSet, Subscription};
 use model::id::IdentityId;
+use model::message::Message;
+use model::method::MethodResponse;
 use model::refusal::{Refusal, RefusalKind};
 use model::secret::Secret;
-use model::time::Tick;
-use model::waist::{Answer, Batch, Claim, CloseReason, Credit, DeviceEvent, Leave};
+use model::time::{Now, Tick};
+use model::twin::TwinPatch;
+use model::waist::{
+    Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Credit, DeliveryToken,
+    DeviceEvent, DeviceRequest, Leave, Outcome,
+};
 
+use super::packet::{self, Frame, InvalidPacket, Packet, PacketId, Publish, Qos};
+use crate::topics::device::{self, DeviceTopic};
+use crate::topics::filter::{Filter, Granted};
 use crate::topics::user::UserName;
+use crate::topics::{bag, hub, status};
+
+/// How long a client may take from the connection to its CONNECT.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest silence granted, whatever keep-alive was asked. Source: IoT Hub, MQTT support.
+pub const SILENCE_MAX: Duration = Duration::from_secs(1767);
+/// Most requests without an answer; beyond it the socket is not read.
+pub const UNANSWERED_MAX: usize = 1024;
+/// Most messages handed to the client and not acknowledged.
+pub const IN_FLIGHT_MAX: usize = 64;
+/// Output that a client left unread, in bytes, beyond which neither socket nor events are read.
+pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 
 /// What a CONNECT asked.
 #[derive(Clone, Debug)]
@@ -45,7 +68,20 @@ impl Connect {
     /// # Errors
     /// `Unauthenticated` if there is neither.
     pub fn claim(&self, certificates: Option<Arc<[Bytes]>>) -> Result<Claim, Refusal> {
-        todo!("{certificates:?}")
+        let identity = self.user.identity.clone();
+        match (&self.password, certificates) {
+            (Some(token), _) if !self.user.auth_chain.is_empty() => Ok(Claim::OnBehalfOf {
+                identity,
+                chain: self.user.auth_chain.clone().into(),
+                actor_token: token.clone(),
+            }),
+            (Some(token), _) => Ok(Claim::Sas { identity, token: token.clone() }),
+            (None, Some(chain)) => Ok(Claim::Certificates { identity, chain }),
+            (None, None) => Err(Refusal::new(
+                RefusalKind::Unauthenticated,
+                "neither a password nor a certificate came",
+            )),
+        }
     }
 }
 
@@ -79,86 +115,542 @@ pub enum Ending {
     Closed(CloseReason),
 }
 
+/// Where the conversation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Proving,
+    Open,
+    Ending,
+    Over,
+}
+
+/// What is owed for a request, in the order of the requests.
+#[derive(Debug)]
+struct Owed {
+    acknowledge: Option<PacketId>,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Reply {
+    /// Nothing, but a refusal ends the connection.
+    Firm,
+    /// Nothing, and a refusal is nobody's concern.
+    Lax,
+    Twin(Box<str>),
+    /// A twin request that was refused here already; no answer will come for it.
+    Known(Box<(Box<str>, Refusal)>),
+    Subscribe(PacketId, Vec<Option<Filter>>),
+    Unsubscribe(PacketId, Vec<Filter>),
+}
+
 /// The server's side of one MQTT connection; see the module.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    identity: Option<IdentityId>,
+    model_id: Option<Box<str>>,
+    will: Option<Box<Message>>,
+    connect: Option<Box<Connect>>,
+    ending: Option<Box<Ending>>,
+    /// Bytes not worked off yet; empty and unallocated while idle.
+    rest: BytesMut,
+    output: BytesMut,
+    batch: Vec<DeviceRequest>,
+    owed: VecDeque<Owed>,
+    in_flight: Vec<(PacketId, DeliveryToken)>,
+    heard: Tick,
+    silence_max: Option<Duration>,
+    batch_bytes: usize,
+    /// Requests handed out or in the batch, without an answer.
+    unanswered: usize,
+    /// Bytes `rest` must have before another look is worth while.
+    needed: usize,
+    last_id: u16,
+    granted: Granted,
+    phase: Phase,
+    asked: bool,
+}
 
 impl Session {
     /// A connection that was accepted at `now`.
     pub fn new(now: Tick) -> Self {
-        todo!("{now:?}")
+        Self {
+            identity: None,
+            model_id: None,
+            will: None,
+            connect: None,
+            ending: None,
+            rest: BytesMut::new(),
+            output: BytesMut::new(),
+            batch: Vec::new(),
+            owed: VecDeque::new(),
+            in_flight: Vec::new(),
+            heard: now,
+            silence_max: Some(CONNECT_TIMEOUT),
+            batch_bytes: 0,
+            unanswered: 0,
+            needed: 0,
+            last_id: 0,
+            granted: Granted::default(),
+            phase: Phase::Waiting,
+            asked: false,
+        }
     }
 
     /// Bytes came. They may end or begin anywhere in a packet. Call only while
-    /// [`Session::wants_bytes`]; what comes regardless is kept, up to one packet.
+    /// [`Session::wants_bytes`]; what comes regardless is kept.
     pub fn handle_bytes(&mut self, now: Tick, bytes: &[u8]) {
-        todo!("{now:?} {bytes:?}")
+        if matches!(self.phase, Phase::Ending | Phase::Over) {
+            return;
+        }
+        if self.phase != Phase::Waiting {
+            self.heard = now;
+        }
+        if self.rest.is_empty() {
+            let used = self.work(bytes, None);
+            self.rest.extend_from_slice(bytes.get(used..).unwrap_or_default());
+        } else {
+            self.rest.extend_from_slice(bytes);
+            self.work_rest();
+        }
     }
 
     /// Whether the socket is to be read: not while a CONNECT is being proven, while too many
     /// requests are unanswered, or while the peer does not read.
     pub fn wants_bytes(&self) -> bool {
-        todo!()
+        self.can_work()
+    }
+
+    fn can_work(&self) -> bool {
+        matches!(self.phase, Phase::Waiting | Phase::Open)
+            && self.owed.len() < UNANSWERED_MAX
+            && self.output.len() < OUTPUT_BYTES_MAX
+            && self.batch.len() < BATCH_REQUESTS_MAX
+            && self.batch_bytes < BATCH_BYTES_MAX
+    }
+
+    fn work_rest(&mut self) {
+        if self.rest.len() < self.needed || !self.can_work() {
+            return;
+        }
+        let whole = std::mem::take(&mut self.rest).freeze();
+        let used = self.work(&whole, Some(whole.clone()));
+        self.rest.extend_from_slice(whole.get(used..).unwrap_or_default());
+    }
+
+    /// Works off whole packets and says how many bytes they took. `shared` is the same bytes
+    /// if they are shared already; otherwise they are copied once, at the first body.
+    fn work(&mut self, bytes: &[u8], mut shared: Option<Bytes>) -> usize {
+        let mut used = 0;
+        self.needed = 0;
+        while self.can_work() {
+            let left = bytes.get(used..).unwrap_or_default();
+            match packet::decode(left) {
+                Ok(Frame::Whole { packet, len }) => {
+                    used += len;
+                    if let Packet::Publish(publish) = packet {
+                        let end = used - publish.body.len();
+                        let whole = shared.get_or_insert_with(|| Bytes::copy_from_slice(bytes));
+                        let body = whole.slice(end..used);
+                        self.handle_publish(&publish, body);
+                    } else {
+                        self.handle_packet(packet);
+                    }
+                }
+                Ok(Frame::Partial { len }) => {
+                    self.needed = len;
+                    break;
+                }
+                Err(invalid) => {
+                    if matches!(invalid, InvalidPacket::ProtocolLevel(_)) {
+                        self.say(&Packet::ConnAck { session_present: false, code: 1 });
+                    }
+                    self.end(Ending::Protocol(invalid.to_string()));
+                }
+            }
+        }
+        used
+    }
+
+    fn handle_packet(&mut self, packet: Packet<'_>) {
+        match (self.phase, packet) {
+            (Phase::Waiting, Packet::Connect(connect)) => self.handle_connect(&connect),
+            (Phase::Open, Packet::PubAck(id)) => self.settle(id),
+            (Phase::Open, Packet::Subscribe { id, filters }) => self.subscribe(id, &filters),
+            (Phase::Open, Packet::Unsubscribe { id, filters }) => self.unsubscribe(id, &filters),
+            (Phase::Open, Packet::PingReq) => self.say(&Packet::PingResp),
+            (Phase::Open, Packet::Disconnect) => {
+                self.asked = true;
+                self.end(Ending::Asked);
+            }
+            _ => self.end(Ending::Protocol("a packet came that has no place here".into())),
+        }
+    }
+
+    fn handle_connect(&mut self, connect: &packet::Connect<'_>) {
+        let Some(Ok(user)) = connect.user_name.map(UserName::parse) else {
+            return self.refuse(5, "the user name is missing or malformed");
+        };
+        if connect.client_id != user.identity.as_str() {
+            return self.refuse(5, "client id and user name are not the same identity");
+        }
+        if let Some(will) = &connect.will {
+            let Ok(DeviceTopic::Telemetry(mut message)) = device::parse(&user.identity, will.topic)
+            else {
+                return self.end(Ending::Protocol("the will has a foreign topic".into()));
+            };
+            message.body = Bytes::copy_from_slice(will.body);
+            bag::add(&mut message, bag::MESSAGE_TYPE_PROPERTY, "Will");
+            self.will = Some(message);
+        }
+        let asked = Duration::from_secs(connect.keep_alive.into()) * 3 / 2;
+        self.silence_max = (!asked.is_zero()).then_some(asked.min(SILENCE_MAX));
+        self.identity = Some(user.identity.clone());
+        self.model_id.clone_from(&user.model_id);
+        let password = connect.password.map(Secret::new);
+        self.connect = Some(Box::new(Connect { user, password, clean: connect.clean }));
+        self.phase = Phase::Proving;
+    }
+
+    fn refuse(&mut self, code: u8, why: &str) {
+        self.say(&Packet::ConnAck { session_present: false, code });
+        self.end(Ending::Protocol(why.into()));
+    }
+
+    fn handle_publish(&mut self, publish: &Publish<'_>, body: Bytes) {
+        let Some(identity) = self.identity.clone().filter(|_| self.phase == Phase::Open) else {
+            return self.end(Ending::Protocol("a PUBLISH came before its time".into()));
+        };
+        if publish.qos == Qos::ExactlyOnce {
+            return self.end(Ending::Protocol("quality of service 2 is not supported".into()));
+        }
+        let topic = match device::parse(&identity, publish.topic) {
+            Ok(topic) => topic,
+            Err(invalid) => return self.end(Ending::Protocol(invalid.to_string())),
+        };
+        let len = body.len() + publish.topic.len();
+        let (request, reply) = match topic {
+            DeviceTopic::Telemetry(mut message) => {
+                message.body = body;
+                message.system.model_id.clone_from(&self.model_id);
+                if publish.retain {
+                    bag::add(&mut message, bag::RETAIN_PROPERTY, "true");
+                }
+                let firm = publish.qos == Qos::AtLeastOnce;
+                let reply = if firm { Reply::Firm } else { Reply::Lax };
+                (DeviceRequest::SendTelemetry(message), reply)
+            }
+            DeviceTopic::ReadTwin { rid } => (DeviceRequest::ReadTwin, Reply::Twin(rid.into())),
+            DeviceTopic::PatchReported { rid, if_version } => match serde_json::from_slice(&body) {
+                Ok(patch) => {
+                    let patch = TwinPatch(patch);
+                    let request = DeviceRequest::PatchReported { patch, if_version };
+                    (request, Reply::Twin(rid.into()))
+                }
+                Err(_) => {
+                    let kind = RefusalKind::InvalidRequest;
+                    let refusal = Refusal::new(kind, "the patch is not a JSON object");
+                    let reply = Reply::Known(Box::new((rid.into(), refusal)));
+                    self.owed.push_back(Owed { acknowledge: publish.id, reply });
+                    return;
+                }
+            },
+            DeviceTopic::MethodAnswer { call, status } => {
+                let response = MethodResponse { status, payload: body };
+                (DeviceRequest::AnswerMethod { call, response }, Reply::Lax)
+            }
+        };
+        self.ask(request, len, Owed { acknowledge: publish.id, reply });
+    }
+
+    fn ask(&mut self, request: DeviceRequest, len: usize, owed: Owed) {
+        self.batch.push(request);
+        self.batch_bytes += len;
+        self.unanswered += 1;
+        self.owed.push_back(owed);
+    }
+
+    fn settle(&mut self, id: PacketId) {
+        // An id we do not know is a late answer to an earlier connection.
+        let Some(at) = self.in_flight.iter().position(|(held, _)| *held == id) else { return };
+        let (_, token) = self.in_flight.remove(at);
+        if self.in_flight.is_empty() {
+            self.in_flight = Vec::new();
+        }
+        self.complete(token);
+    }
+
+    fn complete(&mut self, token: DeliveryToken) {
+        let request = DeviceRequest::Settle { token, outcome: Outcome::Complete };
+        self.ask(request, 0, Owed { acknowledge: None, reply: Reply::Lax });
+    }
+
+    fn subscribe(&mut self, id: PacketId, asked: &[(&str, Qos)]) {
+        let Some(identity) = self.identity.clone() else { return };
+        let filters: Vec<_> =
+            asked.iter().map(|(text, _)| Filter::parse(&identity, text)).collect();
+        let known = filters.iter().zip(asked).filter_map(|(filter, (text, qos))| {
+            let feature = (*filter)?.feature();
+            Some(Subscription { feature, qos: (*qos as u8).min(1), filter: (*text).into() })
+        });
+        let features: FeatureSet = known.collect();
+        if features.is_empty() {
+            return self.say(&Packet::SubAck { id, codes: &vec![0x80; asked.len()] });
+        }
+        let reply = Reply::Subscribe(id, filters);
+        self.ask(DeviceRequest::Subscribe(features), 0, Owed { acknowledge: None, reply });
+    }
+
+    fn unsubscribe(&mut self, id: PacketId, asked: &[&str]) {
+        let Some(identity) = self.identity.clone() else { return };
+        let filters = asked.iter().filter_map(|text| Filter::parse(&identity, text)).collect();
+        let request = DeviceRequest::Unsubscribe(asked.iter().map(|text| (*text).into()).collect());
+        let reply = Reply::Unsubscribe(id, filters);
+        self.ask(request, 0, Owed { acknowledge: None, reply });
     }
 
     /// What to do next; call until `None` after every `handle_*`.
-    pub fn poll(&mut self, now: Tick) -> Option<Step> {
-        todo!("{now:?}")
+    pub fn poll(&mut self, now: Now) -> Option<Step> {
+        if let Some(connect) = self.connect.take() {
+            return Some(Step::Connect(connect));
+        }
+        if self.batch.is_empty() {
+            self.work_rest();
+            self.pay_known(now);
+        }
+        if !self.batch.is_empty() {
+            self.batch_bytes = 0;
+            return Some(Step::Submit(Batch(std::mem::take(&mut self.batch))));
+        }
+        if let Some(connect) = self.connect.take() {
+            return Some(Step::Connect(connect));
+        }
+        let ending = self.ending.take()?;
+        self.phase = Phase::Over;
+        Some(Step::Close(*ending))
     }
 
     /// `open` succeeded.
     pub fn handle_opened(&mut self, now: Tick, resumed: bool, features: &FeatureSet) {
-        todo!("{now:?} {resumed} {features:?}")
+        if let (Phase::Proving, Some(identity)) = (self.phase, &self.identity) {
+            self.granted.extend(identity, features);
+            self.heard = now;
+            self.phase = Phase::Open;
+            self.say(&Packet::ConnAck { session_present: resumed, code: 0 });
+        }
     }
 
     /// `open` refused; the CONNACK says so and a [`Step::Close`] follows.
     pub fn handle_refused(&mut self, refusal: &Refusal) {
-        todo!("{refusal:?}")
+        let code = status::connack_code(refusal.kind);
+        self.say(&Packet::ConnAck { session_present: false, code });
+        self.end(Ending::NotOpened(refusal.kind));
     }
 
     /// The answer to the oldest request that has none yet.
-    pub fn handle_answer(&mut self, now: model::time::Now, answer: Result<Answer, Refusal>) {
-        todo!("{now:?} {answer:?}")
+    pub fn handle_answer(&mut self, now: Now, answer: Result<Answer, Refusal>) {
+        self.pay_known(now);
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if let Some(owed) = self.owed.pop_front() {
+            self.pay(now, owed, answer);
+        }
+        self.pay_known(now);
+        if self.owed.is_empty() {
+            self.owed = VecDeque::new();
+        }
+    }
+
+    /// Answers what was refused here and is next in line.
+    fn pay_known(&mut self, now: Now) {
+        while let Some(Owed { reply: Reply::Known(_), .. }) = self.owed.front() {
+            let Some(Owed { acknowledge, reply: Reply::Known(known) }) = self.owed.pop_front()
+            else {
+                return;
+            };
+            let (rid, refusal) = *known;
+            self.pay(now, Owed { acknowledge, reply: Reply::Twin(rid) }, Err(refusal));
+        }
+    }
+
+    fn pay(&mut self, now: Now, owed: Owed, answer: Result<Answer, Refusal>) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if let (Reply::Firm, Err(refusal)) = (&owed.reply, &answer) {
+            return self.end(Ending::Refused(refusal.kind));
+        }
+        if let Some(id) = owed.acknowledge {
+            self.say(&Packet::PubAck(id));
+        }
+        match owed.reply {
+            Reply::Firm | Reply::Lax | Reply::Known(_) => {}
+            Reply::Twin(rid) => self.answer_twin(now, &rid, answer),
+            Reply::Subscribe(id, filters) => self.answer_subscribe(id, &filters, answer),
+            Reply::Unsubscribe(id, filters) => match answer {
+                Ok(_) => {
+                    filters.into_iter().for_each(|filter| self.granted.remove(filter));
+                    self.say(&Packet::UnsubAck(id));
+                }
+                // UNSUBACK cannot say no.
+                Err(refusal) => self.end(Ending::Refused(refusal.kind)),
+            },
+        }
+    }
+
+    fn answer_twin(&mut self, now: Now, rid: &str, answer: Result<Answer, Refusal>) {
+        if self.granted.qos(Filter::TwinAnswers).is_none() {
+            return;
+        }
+        let (topic, body) = match answer {
+            Ok(Answer::Twin(twin)) => (hub::twin_answer(200, rid, None), hub::twin_body(*twin)),
+            Ok(Answer::Patched(version)) => {
+                (hub::twin_answer(204, rid, Some(version)), Bytes::new())
+            }
+            other => {
+                let wrong = || Refusal::new(RefusalKind::Internal, "the answer does not fit");
+                let refusal = other.err().unwrap_or_else(wrong);
+                let topic = hub::twin_answer(status::status(refusal.kind).0, rid, None);
+                (topic, status::error_body(&refusal, rid, now.wall).into())
+            }
+        };
+        self.publish(&topic, &body, None);
+    }
+
+    fn answer_subscribe(
+        &mut self,
+        id: PacketId,
+        filters: &[Option<Filter>],
+        answer: Result<Answer, Refusal>,
+    ) {
+        let Some(identity) = self.identity.clone() else { return };
+        let mut now = Granted::default();
+        if let Ok(Answer::Subscribed(features)) = &answer {
+            now.extend(&identity, features);
+        }
+        let code = |filter: &Option<Filter>| filter.and_then(|filter| now.qos(filter));
+        let codes: Vec<u8> = filters.iter().map(|filter| code(filter).unwrap_or(0x80)).collect();
+        for filter in filters.iter().flatten() {
+            if let Some(qos) = now.qos(*filter) {
+                self.granted.insert(*filter, qos);
+            }
+        }
+        self.say(&Packet::SubAck { id, codes: &codes });
     }
 
     /// Something came for the device.
     pub fn handle_event(&mut self, event: DeviceEvent) {
-        todo!("{event:?}")
+        if let DeviceEvent::Closed(reason) = event {
+            return self.end(Ending::Closed(reason));
+        }
+        let Some(identity) = self.identity.clone().filter(|_| self.phase == Phase::Open) else {
+            return;
+        };
+        match event {
+            DeviceEvent::Desired { patch, version } => {
+                if self.granted.qos(Filter::DesiredChanges).is_some() {
+                    let (topic, body) = hub::desired(patch, version);
+                    self.publish(&topic, &body, None);
+                }
+            }
+            DeviceEvent::Method { call, request, .. } => {
+                if self.granted.qos(Filter::Methods).is_some() {
+                    self.publish(&hub::method(&request.name, call), &request.payload, None);
+                }
+            }
+            DeviceEvent::Message(delivery) => {
+                // Without a filter it stays locked until the session ends.
+                let message = &delivery.message;
+                let Some((topic, qos)) = hub::message(&identity, self.granted, message) else {
+                    return;
+                };
+                if qos == 0 {
+                    self.publish(&topic, &message.body, None);
+                    return self.complete(delivery.token);
+                }
+                let id = self.next_id();
+                self.in_flight.push((id, delivery.token));
+                self.publish(&topic, &message.body, Some(id));
+            }
+            DeviceEvent::Closed(_) => {}
+        }
+    }
+
+    fn next_id(&mut self) -> PacketId {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if let Some(id) = PacketId::new(self.last_id)
+                && self.in_flight.iter().all(|(held, _)| *held != id)
+            {
+                return id;
+            }
+        }
+    }
+
+    fn publish(&mut self, topic: &str, body: &[u8], id: Option<PacketId>) {
+        let qos = if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+        self.say(&Packet::Publish(Publish { topic, body, qos, id, dup: false, retain: false }));
+    }
+
+    fn say(&mut self, packet: &Packet<'_>) {
+        packet::encode(packet, &mut self.output);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if !matches!(self.phase, Phase::Ending | Phase::Over) {
+            self.phase = Phase::Ending;
+            self.ending = Some(Box::new(ending));
+            self.rest = BytesMut::new();
+        }
     }
 
     /// How many messages the connection can take now, for `DeviceSession::poll_event`.
     pub fn credit(&self) -> Credit {
-        todo!()
+        let free = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
+        let open = self.phase == Phase::Open && self.output.len() < OUTPUT_BYTES_MAX;
+        Credit { messages: if open { u16::try_from(free).unwrap_or(u16::MAX) } else { 0 } }
     }
 
     /// Bytes to write to the peer.
     pub fn output(&self) -> &[u8] {
-        todo!()
+        &self.output
     }
 
     /// The first `count` bytes of [`Session::output`] were written.
     pub fn handle_written(&mut self, count: usize) {
-        todo!("{count}")
+        self.output.advance(count.min(self.output.len()));
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
     }
 
     /// When [`Session::handle_timeout`] wants to be called; [`Tick::NEVER`] for never.
     /// Moves later with every read, so a coarse timer may ask again when it fires.
     pub fn poll_timeout(&self) -> Tick {
-        todo!()
+        match (self.phase, self.silence_max) {
+            (Phase::Waiting | Phase::Open, Some(span)) => self.heard.after(span),
+            _ => Tick::NEVER,
+        }
     }
 
     /// Time passed; ends the connection if the peer has been silent too long.
     pub fn handle_timeout(&mut self, now: Tick) {
-        todo!("{now:?}")
+        if now >= self.poll_timeout() {
+            let waiting = self.phase == Phase::Waiting;
+            self.end(if waiting { Ending::ConnectTimeout } else { Ending::KeepAlive });
+        }
     }
 
     /// Whose connection it is, once a CONNECT came.
     pub fn identity(&self) -> Option<&IdentityId> {
-        todo!()
+        self.identity.as_ref()
     }
 
     /// How to close the session at the waist: asked, or lost with the will if there is one.
     pub fn leave(&mut self) -> Leave {
-        todo!()
+        if self.asked { Leave::Asked } else { Leave::Lost { will: self.will.take() } }
     }
 }
+
+#[cfg(test)]
+mod tests;
