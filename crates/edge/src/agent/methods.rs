@@ -143,7 +143,7 @@ fn payload(request: &MethodRequest, known: &[&str]) -> Result<Map<String, Value>
     match fields.get("schemaVersion") {
         Some(Value::String(text)) if text == "1.0" || text == "1" || text == "1.0.0" => Ok(fields),
         other => {
-            let said = other.map_or("(absent)".to_owned(), Value::to_string);
+            let said = other.map_or_else(|| "(absent)".to_owned(), Value::to_string);
             Err(BadRequest::Schema(said))
         }
     }

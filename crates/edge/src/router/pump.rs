@@ -175,7 +175,7 @@ fn fate_of(refusal: RefusalKind) -> Fate {
 fn pause(failures: u32, chance: u64) -> Duration {
     let full = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(failures)).min(PAUSE_MAX);
     let part = u32::try_from(chance % 256).expect("below 256");
-    full - full * part / 1024
+    full.saturating_sub(full * part / 1024)
 }
 
 #[cfg(test)]

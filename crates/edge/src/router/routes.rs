@@ -49,7 +49,9 @@ impl RouterPlan {
     /// [`InvalidRoutes`], naming every bad field; a bad route with its position.
     pub fn parse(desired: &Map<String, Value>) -> Result<Self, InvalidRoutes> {
         let schema_version = schema(desired.get("schemaVersion"), SCHEMAS).map_err(|_| {
-            let said = desired.get("schemaVersion").map_or("(absent)".to_owned(), Value::to_string);
+            let said = desired
+                .get("schemaVersion")
+                .map_or_else(|| "(absent)".to_owned(), Value::to_string);
             let known = SCHEMAS.join(", ");
             InvalidRoutes::Schema(format!(
                 "schemaVersion {said} is not supported; supported are {known}"
@@ -137,7 +139,9 @@ fn route_object(
             ("route", _) => {}
             ("priority", Some(priority)) if priority <= PRIORITY_MAX => {
                 let priority = u32::try_from(priority).expect("at most PRIORITY_MAX");
-                read.iter_mut().for_each(|route| route.priority = priority);
+                if let Some(route) = &mut read {
+                    route.priority = priority;
+                }
             }
             ("priority", _) => {
                 faults.push(format!(
@@ -147,7 +151,9 @@ fn route_object(
             // Zero means "the router's own setting".
             ("timeToLiveSecs", Some(seconds)) => {
                 let own = (seconds > 0).then(|| Duration::from_secs(seconds));
-                read.iter_mut().for_each(|route| route.time_to_live = own);
+                if let Some(route) = &mut read {
+                    route.time_to_live = own;
+                }
             }
             ("timeToLiveSecs", None) => {
                 faults.push(format!(

@@ -59,11 +59,10 @@ impl TwinCopy {
     pub fn handle_reported(&mut self, patch: &TwinPatch) -> Version {
         compose(&mut self.pending.0, &patch.0);
         self.generation += 1;
-        let version = self.known.as_mut().map_or(Version(self.generation), |known| {
+        self.known.as_mut().map_or(Version(self.generation), |known| {
             known.reported_version.0 += 1;
             known.reported_version
-        });
-        version
+        })
     }
 
     /// What is pending at `generation` was accepted upstream as `version`.

@@ -184,7 +184,9 @@ fn a_restart_on_request_waits_for_no_cool_off() {
 fn recovered_modules_are_forgiven() {
     let memory = memories("a*3");
     let mut is = current("a:1");
-    is.values_mut().for_each(|it| it.state = State::Running(Some(WallTime(NOW.wall.0 - 601_000))));
+    for it in is.values_mut() {
+        it.state = State::Running(Some(WallTime(NOW.wall.0 - 601_000)));
+    }
     let plan = plan(&desired("a:1"), &is, &memory, NOW);
     assert_eq!(plan.commands, [Command::Forget("a".parse().unwrap())]);
     assert_eq!(check("a:1", "a:1", "a*3", &[]), Some(Duration::from_millis(600_001)));
