@@ -1,1 +1,8 @@
-//! Placeholder.
+//! Where modules run.
+//!
+//! [`runtime::ModuleRuntime`] is the seam: plain data in, plain data out, so that the code behind
+//! it may live in another process with other rights. Behind it stand the embedded engine
+//! (containers without a daemon) and the process engine (development only).
+
+pub mod error;
+pub mod runtime;
