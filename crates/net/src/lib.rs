@@ -12,6 +12,8 @@ pub mod network;
 
 pub mod tls;
 
+pub mod mqtt;
+
 pub mod http;
 
 pub mod http_client;

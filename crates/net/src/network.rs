@@ -159,7 +159,7 @@ impl Incoming for Tcp {
     }
 
     fn address(&self) -> Address {
-        self.0.local_addr().map_or(Address::Tcp("".into(), 0), Address::from)
+        self.0.local_addr().map_or_else(|_| Address::Tcp("".into(), 0), Address::from)
     }
 }
 

@@ -1,5 +1,4 @@
 //! The world of a real process: the operating system's clocks and randomness, tokio's tasks.
-#![expect(clippy::disallowed_methods, reason = "this is the spawner that everybody else uses")]
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};

@@ -1,0 +1,313 @@
+//! One MQTT connection: bytes, `wire`'s session and the waist, joined by polling.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::refusal::Refusal;
+use model::time::{Tick, WallTime};
+use model::waist::{
+    Batch, CloseReason, Completion, DeviceEvent, DeviceRequest, DeviceSession, Full, LinkKind,
+    Opened,
+};
+use model::world::Boxed;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+use tracing::{debug, info};
+use wire::mqtt::server::{Connect, Ending, Session, Step};
+
+use super::{Shared, told};
+use crate::network::ByteStream;
+
+/// The scratch buffer of a thread, in bytes: what one read can yield.
+const READ_BYTES: usize = 64 * 1024;
+/// How long a request may take before its answer is "unknown".
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// Reads in a row before other connections of the thread get their turn.
+const READS_IN_A_ROW: usize = 8;
+/// A peer that does not read its last bytes is cut after this.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest sleep at once; wall-clock ends are looked at this often.
+const SLEEP_MAX: Duration = Duration::from_hours(1);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run(stream: Box<dyn ByteStream>, chain: Option<Arc<[Bytes]>>, shared: Shared) {
+    let now = shared.world.now().tick;
+    let stopped = shared.stopped.clone();
+    let mut connection = Connection {
+        stream,
+        chain,
+        shared,
+        wire: Session::new(now),
+        session: None,
+        opening: None,
+        waiting: VecDeque::new(),
+        pending: None,
+        timer: None,
+        valid_until: None,
+        ending: None,
+    };
+    let ending = {
+        let mut stop = Box::pin(stop(stopped));
+        let mut stopping = false;
+        poll_fn(|cx| {
+            if !stopping && stop.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                connection.wire.handle_event(DeviceEvent::Closed(CloseReason::ShuttingDown));
+            }
+            connection.poll(cx)
+        })
+        .await
+    };
+    connection.finish(&ending).await;
+}
+
+async fn stop(mut stopped: watch::Receiver<bool>) {
+    told(&mut stopped).await;
+}
+
+struct Connection {
+    stream: Box<dyn ByteStream>,
+    chain: Option<Arc<[Bytes]>>,
+    shared: Shared,
+    wire: Session,
+    session: Option<Arc<dyn DeviceSession>>,
+    opening: Option<Boxed<'static, Result<Opened, Refusal>>>,
+    /// Answers awaited, oldest first.
+    waiting: VecDeque<Completion>,
+    /// A batch that found no room; the socket is not read meanwhile.
+    pending: Option<Batch>,
+    timer: Option<Pin<Box<Sleep>>>,
+    valid_until: Option<WallTime>,
+    ending: Option<Ending>,
+}
+
+/// Why the loop ended.
+enum End {
+    Told(Ending),
+    Broken(Option<io::Error>),
+}
+
+impl Connection {
+    /// Goes on until nothing more can be done now.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut reads = 0;
+        loop {
+            self.poll_opening(cx);
+            self.poll_answers(cx);
+            self.poll_events(cx);
+            if self.poll_steps(cx) {
+                continue;
+            }
+            if let Some(ending) = self.ending.take() {
+                return Poll::Ready(End::Told(ending));
+            }
+            let due = self.wire.output().len();
+            if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                return Poll::Ready(End::Broken(Some(error)));
+            }
+            // What was written may have made room for more.
+            if self.wire.output().len() < due || self.poll_timer(cx) {
+                continue;
+            }
+            if !self.wants_bytes() {
+                return Poll::Pending;
+            }
+            if reads == READS_IN_A_ROW {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(0) => return Poll::Ready(End::Broken(None)),
+                Ok(_) => reads += 1,
+                Err(error) => return Poll::Ready(End::Broken(Some(error))),
+            }
+        }
+    }
+
+    fn wants_bytes(&self) -> bool {
+        self.pending.is_none() && self.wire.wants_bytes()
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            let bytes = buffer.filled();
+            if !bytes.is_empty() {
+                self.wire.handle_bytes(self.shared.world.now().tick, bytes);
+            }
+            Poll::Ready(Ok(bytes.len()))
+        })
+    }
+
+    /// Writes all that is due; ready when nothing is left and nothing is buffered below.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.wire.output().is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.wire.output()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wire.handle_written(written);
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_opening(&mut self, cx: &mut Context<'_>) {
+        let Some(opening) = &mut self.opening else { return };
+        let Poll::Ready(opened) = opening.as_mut().poll(cx) else { return };
+        self.opening = None;
+        match opened {
+            Ok(Opened { session, resumed, features, valid_until }) => {
+                debug!(device_id = %session.identity(), resumed, "mqtt session open");
+                let now = self.shared.world.now().tick;
+                self.wire.handle_opened(now, resumed, &features);
+                self.valid_until = valid_until;
+                self.timer = None;
+                self.session = Some(session);
+            }
+            Err(refusal) => {
+                info!(error = %refusal, "mqtt client refused");
+                self.wire.handle_refused(&refusal);
+            }
+        }
+    }
+
+    fn poll_answers(&mut self, cx: &mut Context<'_>) {
+        while let Some(first) = self.waiting.front_mut() {
+            match first.poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(answer)) => {
+                    self.wire.handle_answer(self.shared.world.now(), answer);
+                }
+                Poll::Ready(None) => drop(self.waiting.pop_front()),
+            }
+        }
+        // An idle connection holds no queue.
+        if self.waiting.capacity() > 0 {
+            self.waiting = VecDeque::new();
+        }
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) {
+        let Some(session) = self.session.clone() else { return };
+        while let Poll::Ready(event) = session.poll_event(cx, self.wire.credit()) {
+            let last = matches!(event, DeviceEvent::Closed(_));
+            self.wire.handle_event(event);
+            if last {
+                self.session = None;
+                return;
+            }
+        }
+    }
+
+    /// Does what the session wants; whether something happened.
+    fn poll_steps(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(batch) = self.pending.take() {
+            let room = self.session.as_ref().is_none_or(|s| s.poll_ready(cx).is_ready());
+            if !room {
+                self.pending = Some(batch);
+                return false;
+            }
+            self.submit(batch);
+            return true;
+        }
+        let Some(step) = self.wire.poll(self.shared.world.now()) else { return false };
+        match step {
+            Step::Connect(connect) => self.open(&connect),
+            Step::Submit(batch) => self.submit(batch),
+            Step::Close(ending) => self.ending = Some(ending),
+        }
+        true
+    }
+
+    fn open(&mut self, connect: &Connect) {
+        let claim = match connect.claim(self.chain.take()) {
+            Ok(claim) => claim,
+            Err(refusal) => return self.wire.handle_refused(&refusal),
+        };
+        let api = Arc::clone(&self.shared.api);
+        let link = LinkKind::Mqtt { clean: connect.clean };
+        let deadline = self.deadline();
+        self.opening = Some(Box::pin(async move { api.open(claim, link, deadline).await }));
+    }
+
+    fn submit(&mut self, batch: Batch) {
+        let Some(session) = &self.session else { return };
+        let subscribes =
+            batch.0.iter().filter(|one| matches!(one, DeviceRequest::Subscribe(_))).count();
+        if subscribes > 0 {
+            debug!(device_id = %session.identity(), subscribes, "subscribe");
+            let count = u64::try_from(subscribes).unwrap_or(u64::MAX);
+            self.shared.counts.subscribes.fetch_add(count, Ordering::Relaxed);
+        }
+        match session.submit(batch, self.deadline()) {
+            Ok(completion) => self.waiting.push_back(completion),
+            Err(Full(batch)) => self.pending = Some(batch),
+        }
+    }
+
+    fn deadline(&self) -> Tick {
+        self.shared.world.now().tick.after(REQUEST_TIMEOUT)
+    }
+
+    /// Keeps one coarse timer; whether a time passed that changes something.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            if let Some(timer) = &mut self.timer {
+                if timer.as_mut().poll(cx).is_pending() {
+                    return false;
+                }
+                self.timer = None;
+            }
+            let now = self.shared.world.now();
+            if self.valid_until.is_some_and(|end| now.wall >= end) {
+                self.valid_until = None;
+                self.wire.handle_event(DeviceEvent::Closed(CloseReason::Expired));
+                return true;
+            }
+            let silence = self.wire.poll_timeout();
+            if now.tick >= silence {
+                self.wire.handle_timeout(now.tick);
+                return true;
+            }
+            let mut span = silence.since(now.tick).min(SLEEP_MAX);
+            if let Some(end) = self.valid_until {
+                span = span.min(end.since(now.wall));
+            }
+            // A floor, so that coarse wall time cannot make this spin.
+            let span = span.max(Duration::from_millis(1));
+            self.timer = Some(Box::pin(tokio::time::sleep(span)));
+        }
+    }
+
+    /// Writes the last bytes if the peer reads them, and gives the session back.
+    async fn finish(mut self, end: &End) {
+        if let End::Told(ending) = end {
+            debug!(?ending, "mqtt connection ends");
+            let flush = poll_fn(|cx| {
+                ready!(self.poll_write(cx))?;
+                Pin::new(&mut self.stream).poll_shutdown(cx)
+            });
+            // The peer may be gone or deaf; either way we are done.
+            tokio::time::timeout(FLUSH_TIMEOUT, flush).await.ok();
+        } else if let End::Broken(Some(error)) = end {
+            debug!(%error, "mqtt connection broke");
+        }
+        if let Some(session) = self.session.take() {
+            session.close(self.wire.leave());
+        }
+    }
+}
