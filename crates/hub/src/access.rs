@@ -1,0 +1,224 @@
+//! Who may do what: claims of devices, policies of services. Pure, default deny.
+//!
+//! Signatures are compared in constant time. A refusal never says what was wrong.
+
+pub(crate) mod token;
+
+use model::id::IdentityId;
+use model::refusal::{Refusal, RefusalKind};
+use model::secret::Secret;
+use model::time::WallTime;
+use model::waist::Claim;
+
+use crate::registry::{Auth, Entry};
+use token::Token;
+
+/// What a policy allows; one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rights(u8);
+
+impl Rights {
+    pub(crate) const REGISTRY_READ: Self = Self(1);
+    pub(crate) const REGISTRY_WRITE: Self = Self(2);
+    pub(crate) const SERVICE: Self = Self(4);
+    pub(crate) const DEVICE: Self = Self(8);
+
+    /// Whether every right of `wanted` is held.
+    pub(crate) fn allow(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+}
+
+/// The policies of a new hub. Source: IoT Hub, "Control access", built-in policies.
+pub(crate) const POLICIES: [(&str, Rights); 5] = [
+    ("iothubowner", Rights(15)),
+    ("service", Rights(4)),
+    ("device", Rights(8)),
+    ("registryRead", Rights(1)),
+    ("registryReadWrite", Rights(3)),
+];
+
+/// Names of this hub and the keys of its policies.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// Lower case, without port.
+    pub(crate) hosts: Vec<String>,
+    /// By the order of [`POLICIES`]: base64 keys.
+    pub(crate) keys: Vec<Secret>,
+}
+
+/// A proven claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Proven {
+    /// When it stops holding.
+    pub(crate) valid_until: Option<WallTime>,
+    /// Azure's text for `connectionAuthMethod`.
+    pub(crate) method: &'static str,
+}
+
+const BY_DEVICE_KEY: &str = r#"{"scope":"device","type":"sas","issuer":"iothub"}"#;
+const BY_MODULE_KEY: &str = r#"{"scope":"module","type":"sas","issuer":"iothub"}"#;
+const BY_POLICY: &str = r#"{"scope":"hub","type":"sas","issuer":"iothub"}"#;
+
+impl Access {
+    /// The identity that `claim` speaks of, if this hub takes such claims.
+    pub(crate) fn subject(claim: &Claim) -> Result<&IdentityId, Refusal> {
+        match claim {
+            Claim::Sas { identity, .. } => Ok(identity),
+            Claim::Certificates { .. } | Claim::OnBehalfOf { .. } | Claim::Peer { .. } => {
+                Err(refused())
+            }
+        }
+    }
+
+    /// Proves `claim` against the entry of its subject and the device it is on.
+    pub(crate) fn prove(
+        &self,
+        claim: &Claim,
+        entry: &Entry,
+        device: &Entry,
+        now: WallTime,
+    ) -> Result<Proven, Refusal> {
+        let Claim::Sas { identity, token } = claim else { return Err(refused()) };
+        if *identity != entry.identity || !entry.enabled || !device.enabled {
+            return Err(refused());
+        }
+        let token = Token::parse(token).ok_or_else(refused)?;
+        if token.expiry <= now {
+            return Err(refused());
+        }
+        let method = match &token.policy {
+            Some(policy) => {
+                self.prove_policy(&token, policy, Rights::DEVICE)?;
+                if !self.covers_device(&token, identity) {
+                    return Err(refused());
+                }
+                BY_POLICY
+            }
+            None => {
+                let Auth::Sas { primary, secondary } = &entry.auth else { return Err(refused()) };
+                let fits = token.signed_by(primary) | token.signed_by(secondary);
+                if !fits || !self.covers_device(&token, identity) {
+                    return Err(refused());
+                }
+                if identity.is_module() { BY_MODULE_KEY } else { BY_DEVICE_KEY }
+            }
+        };
+        Ok(Proven { valid_until: Some(token.expiry), method })
+    }
+
+    /// The rights of a service's token; `path` is what it asks for.
+    pub(crate) fn service(
+        &self,
+        token: &Token,
+        path: &str,
+        wanted: Rights,
+        now: WallTime,
+    ) -> Result<(), Refusal> {
+        let policy = token.policy.as_deref().ok_or_else(refused)?;
+        if token.expiry <= now || !self.covers(token, path) {
+            return Err(refused());
+        }
+        self.prove_policy(token, policy, wanted)
+    }
+
+    fn prove_policy(&self, token: &Token, policy: &str, wanted: Rights) -> Result<(), Refusal> {
+        let at = POLICIES.iter().position(|(name, _)| *name == policy).ok_or_else(refused)?;
+        let key = self.keys.get(at).ok_or_else(refused)?;
+        if !token.signed_by(key) {
+            return Err(refused());
+        }
+        let (_, rights) = POLICIES.get(at).ok_or_else(refused)?;
+        if rights.allow(wanted) {
+            return Ok(());
+        }
+        Err(Refusal::new(RefusalKind::Forbidden, "the policy does not allow this"))
+    }
+
+    fn covers_device(&self, token: &Token, identity: &IdentityId) -> bool {
+        let path = match identity.module_str() {
+            None => format!("devices/{}", identity.device_str()),
+            Some(module) => format!("devices/{}/modules/{module}", identity.device_str()),
+        };
+        self.covers(token, &path)
+    }
+
+    /// Whether the token's resource is this hub and a prefix of `path` by whole segments. What
+    /// follows an identity in the resource (`/messages/events`, `/api-version=…`) narrows
+    /// nothing that the waist knows, so only devices' own longer resources are cut to it.
+    pub(crate) fn covers(&self, token: &Token, path: &str) -> bool {
+        let resource = token.resource.trim_end_matches('/');
+        let (host, scope) = resource.split_once('/').unwrap_or((resource, ""));
+        let host = host.split_once(':').map_or(host, |(name, _)| name).to_ascii_lowercase();
+        if !self.hosts.contains(&host) {
+            return false;
+        }
+        let scope = scope.split("/api-version=").next().unwrap_or_default();
+        let mut asked = path.split('/');
+        scope.is_empty() || scope.split('/').all(|segment| asked.next() == Some(segment))
+    }
+}
+
+/// The one answer to every failed proof.
+pub(crate) fn refused() -> Refusal {
+    Refusal::new(RefusalKind::Unauthenticated, "the credentials are not accepted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        let keys = POLICIES.iter().map(|(name, _)| token::tests::key(name)).collect();
+        Access { hosts: vec!["hub.test".into()], keys }
+    }
+
+    #[test]
+    fn a_resource_covers_by_host_and_whole_segments() {
+        let check = |resource: &str, path: &str, expected: bool| {
+            let token = token::tests::made(resource, "k", Some("service"), 100);
+            let token = Token::parse(&token).unwrap();
+            assert_eq!(access().covers(&token, path), expected, "{resource} {path}");
+        };
+        check("hub.test", "devices/d1", true);
+        check("HUB.test:8883/devices/d1", "devices/d1", true);
+        check("hub.test/devices/d1/", "devices/d1/modules/m", true);
+        check("hub.test/devices/d1/api-version=2016-11-14", "devices/d1", true);
+        check("hub.test/devices/d", "devices/d1", false);
+        check("hub.test/devices/D1", "devices/d1", false);
+        check("hub.test/devices/d1/modules/m", "devices/d1", false);
+        check("other.test", "devices/d1", false);
+    }
+
+    #[test]
+    fn every_policy_has_its_rights_and_no_others() {
+        let check = |policy: &str, wanted: Rights, expected: bool| {
+            let token = token::tests::made("hub.test", policy, Some(policy), 100);
+            let token = Token::parse(&token).unwrap();
+            let got = access().service(&token, "devices/d1", wanted, WallTime(0));
+            assert_eq!(got.is_ok(), expected, "{policy} {wanted:?}");
+        };
+        check("iothubowner", Rights::REGISTRY_WRITE, true);
+        check("iothubowner", Rights::SERVICE, true);
+        check("service", Rights::SERVICE, true);
+        check("service", Rights::REGISTRY_READ, false);
+        check("registryRead", Rights::REGISTRY_READ, true);
+        check("registryRead", Rights::REGISTRY_WRITE, false);
+        check("registryReadWrite", Rights::REGISTRY_READ, true);
+        check("device", Rights::SERVICE, false);
+        check("unknown", Rights::REGISTRY_READ, false);
+    }
+
+    #[test]
+    fn an_expired_token_and_a_wrong_key_prove_nothing() {
+        let check = |key: &str, expiry: i64, expected: bool| {
+            let token = token::tests::made("hub.test", key, Some("service"), expiry);
+            let token = Token::parse(&token).unwrap();
+            let got = access().service(&token, "twins/d1", Rights::SERVICE, WallTime(50_000));
+            assert_eq!(got.is_ok(), expected, "{key} {expiry}");
+        };
+        check("service", 51, true);
+        check("service", 50, false);
+        check("device", 51, false);
+    }
+}

@@ -1,0 +1,239 @@
+//! What an open session holds. Pure: time and chance come in, events go out.
+
+use std::collections::VecDeque;
+
+use model::feature::{Feature, FeatureSet};
+use model::method::{MethodCallId, MethodRequest};
+use model::time::{Tick, WallTime};
+use model::waist::{CloseReason, DeviceEvent};
+
+use crate::twins::compose::{DesiredChange, Slot};
+
+/// Most requests of one session that wait for their answers.
+pub(crate) const SESSION_REQUESTS_MAX: u32 = 512;
+/// Most bytes of one session that wait for their answers.
+pub(crate) const SESSION_BYTES_MAX: u32 = 2 * 1024 * 1024;
+/// Most method calls that wait in one session to be handed out.
+pub(crate) const SESSION_METHODS_MAX: usize = 32;
+
+/// Which features are on, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FeatureMask(u8);
+
+impl FeatureMask {
+    /// The features that `set` switches on.
+    pub(crate) fn of(set: &FeatureSet) -> Self {
+        Self(set.iter().map(|held| Self::bit(held.feature)).fold(0, |all, bit| all | bit))
+    }
+
+    /// Whether `feature` is on.
+    pub(crate) fn has(self, feature: Feature) -> bool {
+        self.0 & Self::bit(feature) != 0
+    }
+
+    fn bit(feature: Feature) -> u8 {
+        match feature {
+            Feature::CloudToDevice => 1,
+            Feature::Inputs => 2,
+            Feature::Methods => 4,
+            Feature::TwinAnswers => 8,
+            Feature::DesiredChanges => 16,
+        }
+    }
+}
+
+/// A call on its way to the device.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: MethodCallId,
+    pub(crate) request: MethodRequest,
+    pub(crate) deadline: Tick,
+}
+
+/// The state of one session.
+#[derive(Debug, Default)]
+pub(crate) struct SessionState {
+    pub(crate) features: FeatureMask,
+    pub(crate) valid_until: Option<WallTime>,
+    pub(crate) active: WallTime,
+    closed: Option<CloseReason>,
+    told: bool,
+    requests: u32,
+    bytes: u32,
+    desired: Option<Box<Slot>>,
+    calls: Option<Box<VecDeque<Call>>>,
+}
+
+impl SessionState {
+    /// Why it is closed, if it is.
+    pub(crate) fn closed(&self) -> Option<CloseReason> {
+        self.closed
+    }
+
+    /// Takes room for a batch; `false` if there is none. A batch always fits into an idle
+    /// session, whatever its size.
+    pub(crate) fn take_room(&mut self, requests: u32, bytes: u32) -> bool {
+        let fits = self.requests + requests <= SESSION_REQUESTS_MAX
+            && self.bytes.saturating_add(bytes) <= SESSION_BYTES_MAX;
+        if !fits && self.requests > 0 {
+            return false;
+        }
+        self.requests += requests;
+        self.bytes = self.bytes.saturating_add(bytes);
+        true
+    }
+
+    /// Gives room back.
+    pub(crate) fn give_room(&mut self, requests: u32, bytes: u32) {
+        self.requests = self.requests.saturating_sub(requests);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Whether a waiting batch may try again.
+    pub(crate) fn has_room(&self) -> bool {
+        self.closed.is_some()
+            || (self.requests < SESSION_REQUESTS_MAX / 2 && self.bytes < SESSION_BYTES_MAX / 2)
+    }
+
+    /// The desired properties changed.
+    pub(crate) fn handle_desired(&mut self, change: DesiredChange) {
+        if self.closed.is_some() || !self.features.has(Feature::DesiredChanges) {
+            return;
+        }
+        match &mut self.desired {
+            Some(slot) => slot.add(change),
+            None => self.desired = Some(Box::new(Slot::new(change))),
+        }
+    }
+
+    /// Takes a call, or gives it back if this session cannot have it.
+    pub(crate) fn handle_call(&mut self, call: Call) -> Result<(), Call> {
+        if self.closed.is_some() || !self.features.has(Feature::Methods) {
+            return Err(call);
+        }
+        let calls = self.calls.get_or_insert_with(Box::default);
+        if calls.len() >= SESSION_METHODS_MAX {
+            return Err(call);
+        }
+        calls.push_back(call);
+        Ok(())
+    }
+
+    /// Ends the session; the first reason stays. Gives the calls that were never handed out.
+    pub(crate) fn handle_close(&mut self, reason: CloseReason) -> Vec<MethodCallId> {
+        if self.closed.is_none() {
+            self.closed = Some(reason);
+        }
+        self.desired = None;
+        let calls = self.calls.take().unwrap_or_default();
+        calls.into_iter().map(|call| call.id).collect()
+    }
+
+    /// The next event. `Closed` overtakes everything and comes once.
+    pub(crate) fn poll_event(&mut self, now: Tick) -> Option<DeviceEvent> {
+        if let Some(reason) = self.closed {
+            let told = std::mem::replace(&mut self.told, true);
+            return (!told).then_some(DeviceEvent::Closed(reason));
+        }
+        if let Some(slot) = self.desired.take() {
+            let (patch, version) = slot.into_event();
+            return Some(DeviceEvent::Desired { patch, version });
+        }
+        let calls = self.calls.as_mut()?;
+        let next = std::iter::from_fn(|| calls.pop_front()).find(|call| call.deadline > now);
+        if calls.is_empty() {
+            self.calls = None;
+        }
+        next.map(|Call { id, request, deadline }| DeviceEvent::Method {
+            call: id,
+            request,
+            deadline,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use model::feature::Subscription;
+    use model::twin::Version;
+
+    use super::*;
+
+    fn open() -> SessionState {
+        let all = [Feature::Methods, Feature::DesiredChanges].map(|feature| Subscription {
+            feature,
+            qos: 0,
+            filter: format!("{feature:?}").into(),
+        });
+        SessionState { features: FeatureMask::of(&all.into_iter().collect()), ..Default::default() }
+    }
+
+    fn call(id: u64, deadline: u64) -> Call {
+        let request = MethodRequest {
+            name: "m".into(),
+            payload: Bytes::new(),
+            response_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::ZERO,
+        };
+        Call { id: MethodCallId(id), request, deadline: Tick(deadline) }
+    }
+
+    fn change() -> DesiredChange {
+        DesiredChange {
+            patch: serde_json::Map::new(),
+            before: serde_json::Map::new(),
+            after: serde_json::Map::new(),
+            version: Version(2),
+            replaced: false,
+        }
+    }
+
+    #[test]
+    fn closed_overtakes_everything_and_comes_once() {
+        let mut state = open();
+        state.handle_desired(change());
+        state.handle_call(call(7, 10)).unwrap();
+        assert_eq!(state.handle_close(CloseReason::TakenOver), [MethodCallId(7)]);
+        state.handle_close(CloseReason::Expired);
+        let event = state.poll_event(Tick(0));
+        assert_eq!(event, Some(DeviceEvent::Closed(CloseReason::TakenOver)));
+        assert_eq!(state.poll_event(Tick(0)), None);
+        assert!(state.handle_call(call(8, 10)).is_err());
+    }
+
+    #[test]
+    fn calls_are_bounded_and_late_ones_are_not_handed_out() {
+        let mut state = open();
+        for id in 0..SESSION_METHODS_MAX as u64 {
+            state.handle_call(call(id, id)).unwrap();
+        }
+        assert!(state.handle_call(call(99, 99)).is_err());
+        let Some(DeviceEvent::Method { call, .. }) = state.poll_event(Tick(5)) else {
+            panic!("calls wait");
+        };
+        assert_eq!(call, MethodCallId(6));
+    }
+
+    #[test]
+    fn without_subscriptions_nothing_is_kept() {
+        let mut state = SessionState::default();
+        state.handle_desired(change());
+        assert!(state.handle_call(call(1, 1)).is_err());
+        assert_eq!(state.poll_event(Tick(0)), None);
+    }
+
+    #[test]
+    fn room_is_bounded_but_an_idle_session_takes_any_batch() {
+        let mut state = open();
+        assert!(state.take_room(1, SESSION_BYTES_MAX * 2));
+        assert!(!state.take_room(1, 1));
+        assert!(!state.has_room());
+        state.give_room(1, SESSION_BYTES_MAX * 2);
+        assert!(state.has_room());
+        assert!(state.take_room(SESSION_REQUESTS_MAX, 0));
+        assert!(!state.take_room(1, 0));
+    }
+}

@@ -1,0 +1,204 @@
+//! Operations on the registry, each inside one turn of the writer.
+
+use model::id::{DeviceId, IdentityId, ModuleName};
+use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::refusal::{Refusal, RefusalKind};
+
+use super::feed::{Cause, Change, Kind};
+use super::rows;
+use super::writer::{Fault, Writing};
+use crate::registry::{
+    Auth, Entry, Etag, IfMatch, MODULES_MAX, Ordinal, Wanted, fresh_generation,
+};
+use crate::session::effect::Effect;
+
+/// What a deployment and the edge agent write as the manager of a module.
+pub(crate) const MANAGED_BY_EDGE: &str = "IotEdge";
+
+/// Makes an identity with an empty twin; an edge device gets its two system modules.
+pub(crate) fn create(
+    w: &mut Writing<'_>,
+    identity: &IdentityId,
+    wanted: Wanted,
+    cause: Cause,
+) -> Result<Entry, Fault> {
+    if rows::entry(w.db, identity)?.is_some() {
+        return Err(Refusal::new(
+            RefusalKind::AlreadyExists,
+            format!("{identity} exists already"),
+        )
+        .into());
+    }
+    if identity.is_module() {
+        let device = identity.device_id();
+        find(w, &IdentityId::device(&device))?;
+        // The two system modules do not count.
+        if rows::modules(w.db, &device)?.len() >= MODULES_MAX + 2 {
+            let reason = "the device has all the modules it may have";
+            return Err(Refusal::new(RefusalKind::QuotaExceeded, reason).into());
+        }
+    }
+    let entry = insert(w, identity, wanted, cause)?;
+    if entry.iot_edge {
+        ensure_system_modules(w, &identity.device_id(), cause)?;
+    }
+    Ok(entry)
+}
+
+fn insert(
+    w: &mut Writing<'_>,
+    identity: &IdentityId,
+    wanted: Wanted,
+    cause: Cause,
+) -> Result<Entry, Fault> {
+    let auth = match wanted.auth {
+        Some(auth) => auth.complete(None, w.random),
+        None => Auth::fresh(w.random),
+    };
+    let mut entry = Entry {
+        ord: Ordinal(0),
+        identity: identity.clone(),
+        generation_id: fresh_generation(w.random),
+        etag: Etag::first(w.random),
+        enabled: wanted.enabled,
+        status_reason: wanted.status_reason,
+        status_updated: w.now.wall,
+        auth,
+        iot_edge: wanted.iot_edge.unwrap_or(false) && !identity.is_module(),
+        managed_by: wanted.managed_by.unwrap_or_default(),
+    };
+    entry.ord = rows::insert_entry(w.db, &entry)?;
+    rows::put_twin(w.db, entry.ord, &rows::Twin::new(Etag::first(w.random), w.now.wall))?;
+    record(w, &entry, Kind::IdentityCreated, cause)?;
+    Ok(entry)
+}
+
+/// Changes an identity; sessions end if they could not be opened any more.
+pub(crate) fn update(
+    w: &mut Writing<'_>,
+    identity: &IdentityId,
+    wanted: Wanted,
+    if_match: &IfMatch,
+) -> Result<Entry, Fault> {
+    let old = find(w, identity)?;
+    demand(if_match, old.etag)?;
+    let auth = match wanted.auth {
+        Some(auth) => auth.complete(Some(&old.auth), w.random),
+        None => old.auth.clone(),
+    };
+    let status_changed = wanted.enabled != old.enabled || wanted.status_reason != old.status_reason;
+    let entry = Entry {
+        etag: old.etag.next(),
+        enabled: wanted.enabled,
+        status_reason: wanted.status_reason,
+        status_updated: if status_changed { w.now.wall } else { old.status_updated },
+        auth,
+        iot_edge: wanted.iot_edge.unwrap_or(old.iot_edge) && !identity.is_module(),
+        managed_by: wanted.managed_by.unwrap_or_else(|| old.managed_by.clone()),
+        ..old.clone()
+    };
+    rows::update_entry(w.db, &entry)?;
+    record(w, &entry, Kind::IdentityUpdated, Cause::Service)?;
+    if entry.iot_edge && !old.iot_edge {
+        ensure_system_modules(w, &identity.device_id(), Cause::Service)?;
+    }
+    if entry.auth != old.auth || !entry.enabled {
+        w.effects.push(Effect::Revoke(entry.ord));
+    }
+    if !entry.enabled && !identity.is_module() {
+        for module in rows::modules(w.db, &identity.device_id())? {
+            w.effects.push(Effect::Revoke(module.ord));
+        }
+    }
+    Ok(entry)
+}
+
+/// Removes an identity, its twin, its subscriptions, and the modules of a device.
+pub(crate) fn delete(
+    w: &mut Writing<'_>,
+    identity: &IdentityId,
+    if_match: &IfMatch,
+    cause: Cause,
+) -> Result<(), Fault> {
+    let entry = find(w, identity)?;
+    demand(if_match, entry.etag)?;
+    if !identity.is_module() {
+        for module in rows::modules(w.db, &identity.device_id())? {
+            remove(w, &module, cause)?;
+        }
+    }
+    remove(w, &entry, cause)
+}
+
+fn remove(w: &mut Writing<'_>, entry: &Entry, cause: Cause) -> Result<(), Fault> {
+    rows::delete_entry(w.db, entry.ord)?;
+    record(w, entry, Kind::IdentityDeleted, cause)?;
+    w.effects.push(Effect::Revoke(entry.ord));
+    Ok(())
+}
+
+/// The module `name` of `device`, made if absent.
+pub(crate) fn ensure_module(
+    w: &mut Writing<'_>,
+    device: &DeviceId,
+    name: &ModuleName,
+    managed_by: Box<str>,
+    cause: Cause,
+) -> Result<Entry, Fault> {
+    let identity = IdentityId::module(device, name);
+    if let Some(entry) = rows::entry(w.db, &identity)? {
+        return Ok(entry);
+    }
+    create(w, &identity, Wanted { managed_by: Some(managed_by), ..Wanted::default() }, cause)
+}
+
+fn ensure_system_modules(
+    w: &mut Writing<'_>,
+    device: &DeviceId,
+    cause: Cause,
+) -> Result<(), Fault> {
+    for name in [EDGE_AGENT, EDGE_HUB] {
+        let name = name.parse().expect("the system modules have good names");
+        ensure_module(w, device, &name, MANAGED_BY_EDGE.into(), cause)?;
+    }
+    Ok(())
+}
+
+/// The entry of `identity`, or the refusal that names what is missing.
+pub(crate) fn find(w: &Writing<'_>, identity: &IdentityId) -> Result<Entry, Fault> {
+    match rows::entry(w.db, identity)? {
+        Some(entry) => Ok(entry),
+        None => Err(missing(identity).into()),
+    }
+}
+
+/// Nothing is called `identity`.
+pub(crate) fn missing(identity: &IdentityId) -> Refusal {
+    let kind = if identity.is_module() {
+        RefusalKind::ModuleNotFound
+    } else {
+        RefusalKind::DeviceNotFound
+    };
+    Refusal::new(kind, format!("{identity} does not exist"))
+}
+
+/// Refuses unless `if_match` allows to write over `present`.
+pub(crate) fn demand(if_match: &IfMatch, present: Etag) -> Result<(), Refusal> {
+    if if_match.allows(present) {
+        return Ok(());
+    }
+    Err(Refusal::new(RefusalKind::PreconditionFailed, "it changed since it was read"))
+}
+
+fn record(w: &mut Writing<'_>, entry: &Entry, kind: Kind, cause: Cause) -> Result<(), Fault> {
+    let change = Change {
+        kind,
+        ord: entry.ord,
+        identity: &entry.identity,
+        version: entry.etag.0 & 0xFFFF_FFFF,
+        cause,
+        body: String::new(),
+    };
+    w.feed.append(w.db, w.now.wall, &change)?;
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The queue in front of a worker.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+
+/// Jobs for one worker. Its bounds are kept at the doors: permits of sessions, the limit of
+/// calls in the service.
+#[derive(Debug)]
+pub(crate) struct Inbox<J> {
+    state: Mutex<State<J>>,
+    wake: OnceLock<Waker>,
+}
+
+#[derive(Debug)]
+struct State<J> {
+    jobs: VecDeque<J>,
+    closed: bool,
+}
+
+impl<J> Inbox<J> {
+    /// An open, empty inbox.
+    pub(crate) fn new() -> Self {
+        let state = State { jobs: VecDeque::new(), closed: false };
+        Self { state: Mutex::new(state), wake: OnceLock::new() }
+    }
+
+    /// Ties the worker to it, once.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        self.wake.get_or_init(|| waker).wake_by_ref();
+    }
+
+    /// Enqueues `job`, or gives it back if the worker is going.
+    pub(crate) fn push(&self, job: J) -> Result<(), J> {
+        {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(job);
+            }
+            state.jobs.push_back(job);
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Moves up to `most` jobs into `into`; `true` if the worker shall end after them.
+    pub(crate) fn drain(&self, most: usize, into: &mut Vec<J>) -> bool {
+        let mut state = self.lock();
+        let count = state.jobs.len().min(most);
+        into.extend(state.jobs.drain(..count));
+        state.closed && state.jobs.is_empty()
+    }
+
+    /// Takes nothing more; what is queued is still done.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.wake();
+    }
+
+    /// Takes nothing more and forgets what is queued, as when the power goes.
+    pub(crate) fn cut(&self) {
+        let forgotten = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.jobs)
+        };
+        // Dropped outside the lock: a job's permit may wake somebody who pushes.
+        drop(forgotten);
+    }
+
+    /// Whether something waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().jobs.is_empty()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.wake.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

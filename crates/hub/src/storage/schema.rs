@@ -1,0 +1,81 @@
+//! The tables, their version, and how a connection is set up.
+//!
+//! A file of another version or a damaged one is an error that names it; nothing is replaced.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+
+/// The version of the tables in this file.
+pub(crate) const VERSION: i64 = 1;
+/// Marks the file as ours: "SLVG".
+const APPLICATION_ID: i64 = 0x534C_5647;
+
+/// The golden shape of version 1; changing it means a new version.
+pub(crate) const TABLES: &str = include_str!("schema_v1.sql");
+
+/// Opens the writing connection, making the tables if the file is new.
+pub(crate) fn open_writer(path: &Path) -> Result<Connection, String> {
+    let connection = Connection::open(path).map_err(text)?;
+    set_up(&connection).map_err(text)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(text)?;
+    if tables == 0 {
+        make(&connection).map_err(text)?;
+    }
+    let pragma = |name: &str| {
+        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+    };
+    if pragma("application_id").map_err(text)? != APPLICATION_ID {
+        return Err("the file is not a hub's".into());
+    }
+    match pragma("user_version").map_err(text)? {
+        VERSION => Ok(connection),
+        other => Err(format!("its tables have version {other}, this hub knows {VERSION}")),
+    }
+}
+
+/// Opens a connection that only reads.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(text)?;
+    connection.pragma_update(None, "query_only", true).map_err(text)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// The number kept under `key`, if any.
+pub(crate) fn number(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    connection
+        .query_row("SELECT value FROM fact WHERE key = ?", [key], |row| row.get(0))
+        .optional()
+}
+
+/// Keeps `value` under `key`.
+pub(crate) fn set_number(connection: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
+    connection
+        .execute("INSERT OR REPLACE INTO fact (key, value) VALUES (?, ?)", (key, value))
+        .map(|_| ())
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // Pages of 4 KiB: 16 MiB of log before a checkpoint, 32 MiB of cache.
+    connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
+    connection.pragma_update(None, "cache_size", -32_768)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn make(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
+         PRAGMA user_version = {VERSION}; COMMIT;"
+    ))
+}
+
+fn text(error: rusqlite::Error) -> String {
+    error.to_string()
+}

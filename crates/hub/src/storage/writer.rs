@@ -1,0 +1,301 @@
+//! The writer: one worker, one connection, many operations per commit.
+//!
+//! A turn drains what waits, runs it in order inside one transaction, commits, applies the
+//! effects on open sessions in the same order, and only then answers. An operation that is
+//! refused must not have written; the turn asserts it. If anything fails below the rules, all
+//! of the turn is rolled back and everybody is told `Unavailable`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use model::refusal::{Refusal, RefusalKind};
+use model::time::{Now, Tick};
+use model::world::{Random, Turn, Worker, World};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use tracing::error;
+
+use super::feed::Feed;
+use super::inbox::Inbox;
+use crate::session::effect::Effect;
+use crate::settings::{CommitFault, CommitFaults, CommitStage};
+
+/// Most operations in one commit.
+const TURN_OPERATIONS_MAX: usize = 512;
+
+/// Why an operation did nothing.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// A rule said no; neighbours are not touched.
+    Refused(Refusal),
+    /// The store failed; the whole turn is rolled back.
+    Store(rusqlite::Error),
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What an operation works with.
+pub(crate) struct Writing<'a> {
+    /// The transaction.
+    pub(crate) db: &'a Connection,
+    /// The time of the turn.
+    pub(crate) now: Now,
+    /// Chance.
+    pub(crate) random: &'a dyn Random,
+    /// The change feed.
+    pub(crate) feed: &'a mut Feed,
+    /// What happens to sessions once all is durable.
+    pub(crate) effects: &'a mut Vec<Effect>,
+}
+
+/// An answer on its way.
+pub(crate) type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// The handle of the writer.
+#[derive(Clone)]
+pub(crate) struct Tables {
+    inbox: Arc<Inbox<Box<dyn Job>>>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tables")
+    }
+}
+
+/// What the worker needs.
+pub(crate) struct WriterParts {
+    pub(crate) db: Connection,
+    pub(crate) feed: Feed,
+    pub(crate) faults: Arc<dyn CommitFaults>,
+    pub(crate) apply: Box<dyn FnMut(Effect, Now) + Send>,
+}
+
+impl Tables {
+    /// Starts the worker.
+    pub(crate) fn start(world: &World, parts: WriterParts) -> Self {
+        let inbox = Arc::new(Inbox::new());
+        let writer = Writer {
+            parts,
+            inbox: Arc::clone(&inbox),
+            random: Arc::clone(&world.random),
+            jobs: Vec::new(),
+            effects: Vec::new(),
+        };
+        inbox.set_waker(world.spawner.start("hub-tables", Box::new(writer)));
+        Self { inbox }
+    }
+
+    /// Enqueues `operation`; `kept` is dropped when it is answered.
+    pub(crate) fn submit<T, F>(&self, deadline: Tick, kept: impl Send + 'static, operation: F) -> Reply<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Writing<'_>) -> Result<T, Fault> + Send + 'static,
+    {
+        let (answer, reply) = oneshot::channel();
+        let job = Operation {
+            deadline,
+            operation: Some(operation),
+            result: None,
+            answer,
+            kept,
+        };
+        if let Err(mut job) = self.inbox.push(Box::new(job)) {
+            job.fail(stopping());
+            job.answer();
+        }
+        reply
+    }
+
+    /// Runs `operation` and waits for its commit.
+    pub(crate) async fn write<T, F>(&self, operation: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Writing<'_>) -> Result<T, Fault> + Send + 'static,
+    {
+        settle(self.submit(Tick::NEVER, (), operation)).await
+    }
+
+    /// Finishes what is queued, then ends the worker.
+    pub(crate) fn close(&self) {
+        self.inbox.close();
+    }
+}
+
+/// Waits for a reply; a worker that is gone answers nobody.
+pub(crate) async fn settle<T>(reply: Reply<T>) -> Result<T, Refusal> {
+    reply.await.unwrap_or_else(|_| Err(stopping()))
+}
+
+/// The hub is going.
+pub(crate) fn stopping() -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, "the hub is stopping")
+}
+
+trait Job: Send {
+    fn run(&mut self, writing: &mut Writing<'_>) -> Ran;
+    fn fail(&mut self, refusal: Refusal);
+    fn answer(self: Box<Self>);
+}
+
+enum Ran {
+    Done,
+    Refused,
+    Failed(rusqlite::Error),
+}
+
+struct Operation<T, F, K> {
+    deadline: Tick,
+    operation: Option<F>,
+    result: Option<Result<T, Refusal>>,
+    answer: oneshot::Sender<Result<T, Refusal>>,
+    kept: K,
+}
+
+impl<T, F, K> Job for Operation<T, F, K>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Writing<'_>) -> Result<T, Fault> + Send + 'static,
+    K: Send + 'static,
+{
+    fn run(&mut self, writing: &mut Writing<'_>) -> Ran {
+        let Some(operation) = self.operation.take() else { return Ran::Done };
+        if writing.now.tick > self.deadline {
+            let late = Refusal::new(RefusalKind::TimedOut, "the request waited too long");
+            self.result = Some(Err(late));
+            return Ran::Refused;
+        }
+        match operation(writing) {
+            Ok(value) => {
+                self.result = Some(Ok(value));
+                Ran::Done
+            }
+            Err(Fault::Refused(refusal)) => {
+                self.result = Some(Err(refusal));
+                Ran::Refused
+            }
+            Err(Fault::Store(error)) => Ran::Failed(error),
+        }
+    }
+
+    fn fail(&mut self, refusal: Refusal) {
+        self.result = Some(Err(refusal));
+    }
+
+    fn answer(self: Box<Self>) {
+        let Self { result, answer, kept, .. } = *self;
+        let result = result.unwrap_or_else(|| Err(stopping()));
+        // Nobody may be waiting any more; the effect stands all the same.
+        answer.send(result).ok();
+        drop(kept);
+    }
+}
+
+struct Writer {
+    parts: WriterParts,
+    inbox: Arc<Inbox<Box<dyn Job>>>,
+    random: Arc<dyn Random>,
+    jobs: Vec<Box<dyn Job>>,
+    effects: Vec<Effect>,
+}
+
+impl Worker for Writer {
+    fn turn(&mut self, now: Now) -> Turn {
+        let last = self.inbox.drain(TURN_OPERATIONS_MAX, &mut self.jobs);
+        if !self.jobs.is_empty() {
+            match self.transact(now) {
+                Ok(()) => {}
+                Err(Broken::Cut) => {
+                    self.inbox.cut();
+                    self.jobs.clear();
+                    return Turn::Finished;
+                }
+                Err(Broken::Store(error)) => self.roll_back(&error),
+            }
+            for effect in self.effects.drain(..) {
+                (self.parts.apply)(effect, now);
+            }
+            for job in self.jobs.drain(..) {
+                job.answer();
+            }
+        }
+        match (last, self.inbox.is_empty()) {
+            (true, _) => Turn::Finished,
+            (false, true) => Turn::Idle,
+            (false, false) => Turn::Again,
+        }
+    }
+}
+
+enum Broken {
+    Cut,
+    Store(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Broken {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Writer {
+    fn transact(&mut self, now: Now) -> Result<(), Broken> {
+        let WriterParts { db, feed, faults, .. } = &mut self.parts;
+        db.execute_batch("BEGIN")?;
+        let before_all = db.total_changes();
+        for job in &mut self.jobs {
+            let before = db.total_changes();
+            let random = &*self.random;
+            let effects = &mut self.effects;
+            match job.run(&mut Writing { db, now, random, feed, effects }) {
+                Ran::Done => {}
+                Ran::Refused => {
+                    assert_eq!(before, db.total_changes(), "a refused operation wrote");
+                }
+                Ran::Failed(error) => return Err(error.into()),
+            }
+        }
+        if db.total_changes() == before_all {
+            db.execute_batch("COMMIT")?;
+            return Ok(());
+        }
+        feed.trim(db, now.wall)?;
+        match faults.strike(CommitStage::Before) {
+            CommitFault::None => {}
+            CommitFault::Cut => return Err(Broken::Cut),
+            CommitFault::Fail => {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                return Err(rusqlite::Error::SqliteFailure(full, None).into());
+            }
+        }
+        db.execute_batch("COMMIT")?;
+        feed.committed();
+        match faults.strike(CommitStage::After) {
+            CommitFault::Cut => Err(Broken::Cut),
+            CommitFault::None | CommitFault::Fail => Ok(()),
+        }
+    }
+
+    fn roll_back(&mut self, cause: &rusqlite::Error) {
+        error!(error = %cause, operations = self.jobs.len(), "tables not written");
+        self.effects.clear();
+        self.parts.feed.rolled_back();
+        if let Err(second) = self.parts.db.execute_batch("ROLLBACK") {
+            // SQLite rolls back by itself on some errors; then there is nothing to roll back.
+            tracing::debug!(error = %second, "no transaction to roll back");
+        }
+        for job in &mut self.jobs {
+            job.fail(Refusal::new(RefusalKind::Unavailable, "the hub could not write"));
+        }
+    }
+}
