@@ -41,6 +41,8 @@ struct Inner {
     stopping: bool,
     /// Wakes whoever waits for somebody to connect.
     waiting: Vec<Waker>,
+    /// Wakes the wheel.
+    wheel: Option<Waker>,
 }
 
 /// What is known of an identity right now.
@@ -88,11 +90,14 @@ impl Connections {
     }
 
     fn attach(&self, session: Arc<Shared>, now: Now) {
-        let valid_until = session.change(|state| state.valid_until);
-        let (older, waiting, stopping) = {
+        let valid_until = session.read(|state| state.valid_until);
+        let (older, wheel, waiting, stopping) = {
             let mut inner = self.lock();
+            let mut wheel = None;
             if let Some(at) = valid_until {
+                let first = inner.expiries.first().is_none_or(|(first, _)| at < *first);
                 inner.expiries.insert((at, session.ord));
+                wheel = inner.wheel.clone().filter(|_| first);
             }
             let older = inner.sessions.insert(session.ord, Arc::clone(&session));
             if older.is_none() {
@@ -100,7 +105,7 @@ impl Connections {
             }
             let activity = Activity { connection_updated: now.wall, last_activity: now.wall };
             inner.seen.insert(session.ord, activity);
-            (older, std::mem::take(&mut inner.waiting), inner.stopping)
+            (older, wheel, std::mem::take(&mut inner.waiting), inner.stopping)
         };
         if let Some(older) = older {
             older.end(CloseReason::TakenOver);
@@ -108,7 +113,7 @@ impl Connections {
         if stopping {
             session.end(CloseReason::ShuttingDown);
         }
-        waiting.into_iter().for_each(Waker::wake);
+        wheel.into_iter().chain(waiting).for_each(Waker::wake);
     }
 
     /// Forgets `session` if it is still the identity's own.
@@ -118,7 +123,7 @@ impl Connections {
         if !own {
             return;
         }
-        let active = session.change(|state| state.active);
+        let active = session.read(|state| state.active);
         inner.sessions.remove(&session.ord);
         inner.devices = inner.devices.saturating_sub(u64::from(!session.identity.is_module()));
         let activity =
@@ -138,7 +143,7 @@ impl Connections {
             (inner.sessions.get(&ord).cloned(), inner.seen.get(&ord).copied())
         };
         if let (Some(session), Some(activity)) = (&session, &mut activity) {
-            let active = session.change(|state| state.active);
+            let active = session.read(|state| state.active);
             activity.last_activity = activity.last_activity.max(active);
         }
         Presence { connected: session.is_some(), activity }
@@ -168,12 +173,21 @@ impl Connections {
         self.lock().expiries.insert((at, ord));
     }
 
+    /// Whom to wake when an expiry comes earlier than known.
+    pub(crate) fn set_wheel(&self, waker: Waker) {
+        self.lock().wheel = Some(waker);
+    }
+
     /// Ends every session, also those that attach from now on.
     pub(crate) fn stop(&self) {
         let all: Vec<_> = {
             let mut inner = self.lock();
             inner.stopping = true;
-            inner.sessions.values().cloned().collect()
+            let wheel = inner.wheel.take();
+            let all = inner.sessions.values().cloned().collect();
+            drop(inner);
+            wheel.iter().for_each(Waker::wake_by_ref);
+            all
         };
         all.iter().for_each(|session| session.end(CloseReason::ShuttingDown));
     }
@@ -195,7 +209,7 @@ impl Connections {
                 (inner.sessions.get(&ord).cloned(), at)
             };
             let Some(session) = session else { continue };
-            let valid_until = session.change(|state| state.valid_until);
+            let valid_until = session.read(|state| state.valid_until);
             match valid_until {
                 Some(until) if until <= now.wall => session.end(CloseReason::Expired),
                 // Renewed: its later expiry has an entry of its own.

@@ -6,13 +6,26 @@
 //! Start reading at [`Hub`], then `session`, then `storage`.
 
 mod settings;
+mod shell;
+
+mod session;
+
+mod access;
+mod connections;
+
+mod methods;
+mod registry;
+mod telemetry;
+mod twins;
+
+//HTTP mod configurations;
+//HTTP mod service;
+
+mod storage;
 
 pub use settings::{CommitFault, CommitFaults, CommitStage, NoFaults, Retention, Settings};
+pub use shell::Hub;
 
-use std::sync::Arc;
-
-use model::waist::DeviceApi;
-use model::world::World;
 use thiserror::Error;
 
 /// Why a hub cannot be opened.
@@ -43,44 +56,13 @@ pub enum OpenHubError {
         /// Why not.
         reason: String,
     },
+    /// The file of the policies' keys is damaged; defaults are for absent files only.
+    #[error("{path} does not hold the keys of all policies")]
+    Policies {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// The telemetry journal cannot be used.
     #[error("cannot use the telemetry journal: {0}")]
     Journal(String),
-}
-
-/// A running hub. Dropping it loses nothing that was acknowledged; [`Hub::close`] is the
-/// orderly end.
-#[derive(Debug)]
-pub struct Hub {}
-
-impl Hub {
-    /// Opens or creates the hub in `settings.data` and starts its workers.
-    ///
-    /// # Errors
-    /// [`OpenHubError`] names the setting, folder or file at fault.
-    pub fn open(_settings: Settings, _world: World) -> Result<Self, OpenHubError> {
-        todo!()
-    }
-
-    /// The waist, for listeners.
-    pub fn device_api(&self) -> Arc<dyn DeviceApi> {
-        todo!()
-    }
-
-    /// The service API and our own API, for an HTTP server. Requests carry `Authorization`.
-    pub fn service(&self) -> axum::Router {
-        todo!()
-    }
-
-    /// The key of a service policy (`iothubowner`, `service`, `device`, `registryRead`,
-    /// `registryReadWrite`), base64, for whoever started the hub.
-    pub fn policy_key(&self, _policy: &str) -> Option<model::secret::Secret> {
-        todo!()
-    }
-
-    /// Ends every session with `Closed(ShuttingDown)`, refuses new work, and returns when what
-    /// was accepted is on disk and answered.
-    pub async fn close(&self) {
-        todo!()
-    }
 }

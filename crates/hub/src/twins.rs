@@ -4,7 +4,7 @@
 //! then changes everything.
 
 pub(crate) mod compose;
-pub(crate) mod http;
+//HTTP pub(crate) mod http;
 pub(crate) mod limits;
 
 use model::names::{METADATA, VERSION};
@@ -29,8 +29,7 @@ pub(crate) struct Section {
 impl Section {
     /// A section as a new twin has it: empty, version 1.
     pub(crate) fn new(at: WallTime) -> Self {
-        let mut section =
-            Self { values: Map::new(), version: Version(1), metadata: Map::new() };
+        let mut section = Self { values: Map::new(), version: Version(1), metadata: Map::new() };
         stamp(&mut section.metadata, &at.to_string(), 1);
         section
     }

@@ -112,10 +112,9 @@ impl Calls {
         match tokio::time::timeout(response_timeout.saturating_sub(ANSWER_EARLY), reply).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(offline()),
-            Err(_) => Err(Refusal::new(
-                RefusalKind::TargetTimedOut,
-                "the device did not answer in time",
-            )),
+            Err(_) => {
+                Err(Refusal::new(RefusalKind::TargetTimedOut, "the device did not answer in time"))
+            }
         }
     }
 

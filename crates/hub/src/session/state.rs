@@ -65,6 +65,15 @@ pub(crate) struct SessionState {
 }
 
 impl SessionState {
+    /// An open session.
+    pub(crate) fn new(
+        features: FeatureMask,
+        valid_until: Option<WallTime>,
+        active: WallTime,
+    ) -> Self {
+        Self { features, valid_until, active, ..Self::default() }
+    }
+
     /// Why it is closed, if it is.
     pub(crate) fn closed(&self) -> Option<CloseReason> {
         self.closed
@@ -127,6 +136,11 @@ impl SessionState {
         self.desired = None;
         let calls = self.calls.take().unwrap_or_default();
         calls.into_iter().map(|call| call.id).collect()
+    }
+
+    /// Whether [`SessionState::poll_event`] may have something.
+    pub(crate) fn has_event(&self) -> bool {
+        (self.closed.is_some() && !self.told) || self.desired.is_some() || self.calls.is_some()
     }
 
     /// The next event. `Closed` overtakes everything and comes once.

@@ -153,9 +153,9 @@ impl Feed {
         }
         self.staged.untrimmed = 0;
         super::schema::set_number(db, "feed_head", self.staged.head.cast_signed())?;
-        let keep_from = WallTime(now.0.saturating_sub(
-            i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX),
-        ));
+        let keep_from = WallTime(
+            now.0.saturating_sub(i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX)),
+        );
         let mut oldest = db.prepare_cached(
             "SELECT seq, at, length(body), length(identity) FROM change WHERE shard = ? \
              ORDER BY seq LIMIT ?",
@@ -168,7 +168,7 @@ impl Feed {
                 break;
             }
             last_gone = Some(row.get::<_, i64>(0)?);
-            let gone = bytes_of(row.get(3)?, row.get(2)?);
+            let gone = bytes_of(row.get::<_, u32>(3)? as usize, row.get::<_, u32>(2)? as usize);
             self.staged.bytes = self.staged.bytes.saturating_sub(gone);
         }
         drop(rows);
@@ -215,11 +215,10 @@ pub(crate) fn read(db: &Connection, from: u64, max: usize) -> rusqlite::Result<F
         .collect::<rusqlite::Result<Vec<_>>>()?;
     match changes.first() {
         Some(first) if first.seq != from + 1 => {
-            let head = db.query_row(
-                "SELECT max(seq) FROM change WHERE shard = ?",
-                [SHARD],
-                |row| row.get::<_, i64>(0),
-            )?;
+            let head =
+                db.query_row("SELECT max(seq) FROM change WHERE shard = ?", [SHARD], |row| {
+                    row.get::<_, i64>(0)
+                })?;
             Ok(FeedPage::Behind { head: head.cast_unsigned() })
         }
         _ => {

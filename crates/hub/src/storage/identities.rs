@@ -7,9 +7,7 @@ use model::refusal::{Refusal, RefusalKind};
 use super::feed::{Cause, Change, Kind};
 use super::rows;
 use super::writer::{Fault, Writing};
-use crate::registry::{
-    Auth, Entry, Etag, IfMatch, MODULES_MAX, Ordinal, Wanted, fresh_generation,
-};
+use crate::registry::{Auth, Entry, Etag, IfMatch, MODULES_MAX, Ordinal, Wanted, fresh_generation};
 use crate::session::effect::Effect;
 
 /// What a deployment and the edge agent write as the manager of a module.
@@ -23,11 +21,9 @@ pub(crate) fn create(
     cause: Cause,
 ) -> Result<Entry, Fault> {
     if rows::entry(w.db, identity)?.is_some() {
-        return Err(Refusal::new(
-            RefusalKind::AlreadyExists,
-            format!("{identity} exists already"),
-        )
-        .into());
+        return Err(
+            Refusal::new(RefusalKind::AlreadyExists, format!("{identity} exists already")).into()
+        );
     }
     if identity.is_module() {
         let device = identity.device_id();

@@ -60,9 +60,8 @@ pub(crate) fn entry(db: &Connection, identity: &IdentityId) -> rusqlite::Result<
 
 /// Modules of `device`, by name.
 pub(crate) fn modules(db: &Connection, device: &DeviceId) -> rusqlite::Result<Vec<Entry>> {
-    let sql = format!(
-        "SELECT {ENTRY} FROM identity WHERE device = ? AND module <> '' ORDER BY module"
-    );
+    let sql =
+        format!("SELECT {ENTRY} FROM identity WHERE device = ? AND module <> '' ORDER BY module");
     db.prepare_cached(&sql)?.query_map([device.as_str()], to_entry)?.collect()
 }
 
@@ -142,7 +141,7 @@ pub(crate) fn delete_entry(db: &Connection, ord: Ordinal) -> rusqlite::Result<()
     Ok(())
 }
 
-/// The twin of `ord`, without its metadata when `WITH_METADATA` is false.
+/// The twin of `ord`.
 pub(crate) fn twin(db: &Connection, ord: Ordinal) -> rusqlite::Result<Option<Twin>> {
     db.prepare_cached(
         "SELECT t.version, t.etag, t.tags, t.desired, t.desired_version, t.reported, \
@@ -218,13 +217,9 @@ pub(crate) fn subscriptions(db: &Connection, ord: Ordinal) -> rusqlite::Result<F
     db.prepare_cached("SELECT filter, feature, qos FROM subscription WHERE ord = ?")?
         .query_map([ord.0], |row| {
             let feature: i64 = row.get(1)?;
-            let feature = to_feature(feature)
-                .ok_or(rusqlite::Error::IntegralValueOutOfRange(1, feature))?;
-            Ok(Subscription {
-                feature,
-                qos: row.get(2)?,
-                filter: row.get::<_, String>(0)?.into(),
-            })
+            let feature =
+                to_feature(feature).ok_or(rusqlite::Error::IntegralValueOutOfRange(1, feature))?;
+            Ok(Subscription { feature, qos: row.get(2)?, filter: row.get::<_, String>(0)?.into() })
         })?
         .collect()
 }
@@ -254,6 +249,18 @@ pub(crate) fn activity(db: &Connection, ord: Ordinal) -> rusqlite::Result<Activi
         })
         .optional()?;
     Ok(found.unwrap_or_default())
+}
+
+/// Writes what was seen of whom; those deleted meanwhile are skipped.
+pub(crate) fn put_activity(db: &Connection, seen: &[(Ordinal, Activity)]) -> rusqlite::Result<()> {
+    let mut put = db.prepare_cached(
+        "INSERT OR REPLACE INTO activity (ord, connection_updated, last_activity) \
+         SELECT ord, ?2, ?3 FROM identity WHERE ord = ?1",
+    )?;
+    for (ord, activity) in seen {
+        put.execute((ord.0, activity.connection_updated.0, activity.last_activity.0))?;
+    }
+    Ok(())
 }
 
 /// Numbers on disk; never change one.
@@ -320,9 +327,7 @@ fn from_auth(auth: &Auth) -> (i64, Option<&str>, Option<&str>) {
     match auth {
         Auth::None => (0, None, None),
         Auth::Sas { primary, secondary } => (1, key_text(primary), key_text(secondary)),
-        Auth::SelfSigned { primary, secondary } => {
-            (2, primary.as_deref(), secondary.as_deref())
-        }
+        Auth::SelfSigned { primary, secondary } => (2, primary.as_deref(), secondary.as_deref()),
     }
 }
 

@@ -47,9 +47,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, String> {
 
 /// The number kept under `key`, if any.
 pub(crate) fn number(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
-    connection
-        .query_row("SELECT value FROM fact WHERE key = ?", [key], |row| row.get(0))
-        .optional()
+    connection.query_row("SELECT value FROM fact WHERE key = ?", [key], |row| row.get(0)).optional()
 }
 
 /// Keeps `value` under `key`.

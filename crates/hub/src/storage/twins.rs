@@ -259,4 +259,3 @@ fn record(
     w.feed.append(w.db, w.now.wall, &change)?;
     Ok(())
 }
-

@@ -61,6 +61,11 @@ pub(crate) struct Writing<'a> {
 /// An answer on its way.
 pub(crate) type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
 
+/// Both ends of an answer.
+pub(crate) fn pair<T>() -> (oneshot::Sender<Result<T, Refusal>>, Reply<T>) {
+    oneshot::channel()
+}
+
 /// The handle of the writer.
 #[derive(Clone)]
 pub(crate) struct Tables {
@@ -97,19 +102,18 @@ impl Tables {
     }
 
     /// Enqueues `operation`; `kept` is dropped when it is answered.
-    pub(crate) fn submit<T, F>(&self, deadline: Tick, kept: impl Send + 'static, operation: F) -> Reply<T>
+    pub(crate) fn submit<T, F>(
+        &self,
+        deadline: Tick,
+        kept: impl Send + 'static,
+        operation: F,
+    ) -> Reply<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Writing<'_>) -> Result<T, Fault> + Send + 'static,
     {
         let (answer, reply) = oneshot::channel();
-        let job = Operation {
-            deadline,
-            operation: Some(operation),
-            result: None,
-            answer,
-            kept,
-        };
+        let job = Operation { deadline, operation: Some(operation), result: None, answer, kept };
         if let Err(mut job) = self.inbox.push(Box::new(job)) {
             job.fail(stopping());
             job.answer();

@@ -14,7 +14,7 @@ const KEY_BYTES_MAX: usize = 1024;
 /// Longest string value, in bytes.
 const STRING_BYTES_MAX: usize = 4 * 1024;
 /// Largest integer either way.
-const INTEGER_MAX: i64 = 4_503_599_627_370_495;
+const INTEGER_MAX: u64 = 4_503_599_627_370_495;
 
 /// Why a section cannot be written.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -68,14 +68,12 @@ fn check_value(key: &str, value: &Value, depth: usize) -> Result<(), TwinFault> 
             Err(TwinFault::Deep(key.into()))
         }
         Value::Object(inner) => check_object(inner, depth + 1),
-        Value::Array(items) => {
-            items.iter().try_for_each(|item| check_value(key, item, depth + 1))
-        }
+        Value::Array(items) => items.iter().try_for_each(|item| check_value(key, item, depth + 1)),
         Value::String(text) if text.len() > STRING_BYTES_MAX => {
             Err(TwinFault::TextLong(key.into()))
         }
         Value::Number(number) if !number.is_f64() => match number.as_i64() {
-            Some(-INTEGER_MAX..=INTEGER_MAX) => Ok(()),
+            Some(integer) if integer.unsigned_abs() <= INTEGER_MAX => Ok(()),
             _ => Err(TwinFault::Integer(key.into())),
         },
         _ => Ok(()),

@@ -1,0 +1,222 @@
+//! What each request of a batch becomes: a record of the journal, an operation on the tables,
+//! or an answer at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use model::id::IdentityId;
+use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
+use model::method::MethodRequest;
+use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::refusal::{Refusal, RefusalKind};
+use model::time::Tick;
+use model::waist::{
+    Answer, BATCH_REQUESTS_MAX, Batch, Completion, DeviceRequest, Full, ModuleIdentity,
+    ModuleOperation,
+};
+use tracing::debug;
+
+use super::answers::{BatchAnswers, Source};
+use super::shell::{HubSession, Permit, Shared};
+use crate::registry::{Auth, Entry, IfMatch};
+use crate::storage::feed::Cause;
+use crate::storage::writer::{Fault, Writing, pair};
+use crate::storage::{identities, rows, twins};
+use crate::telemetry;
+
+/// The property that marks a will. Source: IoT Hub, "MQTT: using the will".
+const WILL: &[u8] = b"iothub-MessageType=Will";
+
+/// Bytes that `batch` holds until it is answered.
+pub(crate) fn bytes_of(batch: &Batch) -> u32 {
+    let sum: usize = batch
+        .0
+        .iter()
+        .map(|request| match request {
+            DeviceRequest::SendTelemetry(message) => telemetry::size_of(message),
+            DeviceRequest::AnswerMethod { response, .. } => response.payload.len(),
+            DeviceRequest::InvokeMethod { request, .. } => request.payload.len(),
+            _ => 64,
+        })
+        .sum();
+    u32::try_from(sum).unwrap_or(u32::MAX)
+}
+
+/// Refuses a message that is too large.
+pub(crate) fn check(message: &Message) -> Result<(), Refusal> {
+    if telemetry::size_of(message) <= MESSAGE_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = "a message has at most 256 KiB, properties included";
+    Err(Refusal::new(RefusalKind::TooLarge, reason))
+}
+
+/// Marks `message` as a will.
+pub(crate) fn mark_will(message: &mut Message) {
+    let held = &message.properties.0;
+    let mut bag = BytesMut::with_capacity(held.len() + WILL.len() + 1);
+    bag.put_slice(held);
+    if !held.is_empty() {
+        bag.put_u8(b'&');
+    }
+    bag.put_slice(WILL);
+    message.properties = PropertyBag(bag.freeze());
+}
+
+/// The record of `message`, stamped with who proved to have sent it.
+pub(crate) fn record(sender: &Shared, mut message: Message) -> Bytes {
+    let system = &mut message.system;
+    system.connection_device_id = Some(sender.identity.device_str().into());
+    system.connection_module_id = sender.identity.module_str().map(Into::into);
+    system.connection_generation_id = Some(sender.generation_id.clone());
+    system.connection_auth_method = Some(sender.method.into());
+    telemetry::encode(&message)
+}
+
+impl HubSession {
+    /// Enqueues everything of `batch`, or nothing.
+    pub(super) fn enqueue(
+        &self,
+        batch: Batch,
+        permit: &Arc<Permit>,
+        deadline: Tick,
+    ) -> Result<Completion, Full> {
+        if batch.0.len() > BATCH_REQUESTS_MAX {
+            let large = Refusal::new(RefusalKind::TooLarge, "a batch has at most 256 requests");
+            let answers = batch.0.iter().map(|_| Err(large.clone())).collect();
+            return Ok(Completion::ready(answers));
+        }
+        // Telemetry first, for only the journal can be full; the batch is still whole then.
+        let records: Vec<Bytes> = batch
+            .0
+            .iter()
+            .filter_map(|request| match request {
+                DeviceRequest::SendTelemetry(message) if check(message).is_ok() => {
+                    Some(record(&self.shared, Message::clone(message)))
+                }
+                _ => None,
+            })
+            .collect();
+        let mut landing = None;
+        if !records.is_empty() {
+            let device = self.shared.identity.device_str();
+            match self.core.telemetry.submit(device, records, Arc::clone(permit)) {
+                Some(reply) => landing = Some(reply),
+                None => return Err(Full(batch)),
+            }
+        }
+        let sources: VecDeque<_> =
+            batch.0.into_iter().map(|one| self.source(one, permit, deadline)).collect();
+        Ok(Completion::new(BatchAnswers::new(sources, landing)))
+    }
+
+    fn source(&self, request: DeviceRequest, permit: &Arc<Permit>, deadline: Tick) -> Source {
+        let ord = self.shared.ord;
+        match request {
+            DeviceRequest::SendTelemetry(message) => match check(&message) {
+                Ok(()) => Source::Telemetry,
+                Err(refusal) => Source::Known(Err(refusal)),
+            },
+            DeviceRequest::ReadTwin => self.table(permit, deadline, move |w| {
+                twins::read(w, ord).map(|twin| Answer::Twin(Box::new(twin)))
+            }),
+            DeviceRequest::PatchReported { patch, if_version } => {
+                let identity = self.shared.identity.clone();
+                self.table(permit, deadline, move |w| {
+                    twins::patch_reported(w, (ord, &identity), &patch, if_version)
+                        .map(Answer::Patched)
+                })
+            }
+            DeviceRequest::Subscribe(features) => self.table(permit, deadline, move |w| {
+                twins::subscribe(w, ord, &features).map(Answer::Subscribed)
+            }),
+            DeviceRequest::Unsubscribe(filters) => self.table(permit, deadline, move |w| {
+                twins::unsubscribe(w, ord, &filters).map(|()| Answer::Accepted)
+            }),
+            DeviceRequest::AnswerMethod { call, response } => {
+                if !self.core.calls.handle_answer(ord, call, response) {
+                    debug!(call = call.0, "nobody waits for this answer");
+                }
+                Source::Known(Ok(Answer::Accepted))
+            }
+            DeviceRequest::InvokeMethod { target, request } => self.invoke(target, request, permit),
+            DeviceRequest::Modules(operation) => self.modules(operation, permit, deadline),
+            DeviceRequest::Settle { .. } | DeviceRequest::PullMessage { .. } => {
+                let reason = "this hub keeps no messages for devices";
+                Source::Known(Err(Refusal::new(RefusalKind::InvalidRequest, reason)))
+            }
+        }
+    }
+
+    fn table(
+        &self,
+        permit: &Arc<Permit>,
+        deadline: Tick,
+        operation: impl FnOnce(&mut Writing<'_>) -> Result<Answer, Fault> + Send + 'static,
+    ) -> Source {
+        Source::Reply(self.core.tables.submit(deadline, Arc::clone(permit), operation))
+    }
+
+    fn modules(&self, operation: ModuleOperation, permit: &Arc<Permit>, deadline: Tick) -> Source {
+        let device = self.shared.identity.device_id();
+        let may = matches!(self.shared.identity.module_str(), None | Some(EDGE_AGENT | EDGE_HUB));
+        if !may {
+            let reason = "only the device and its edge runtime work on its modules";
+            return Source::Known(Err(Refusal::new(RefusalKind::Forbidden, reason)));
+        }
+        self.table(permit, deadline, move |w| match operation {
+            ModuleOperation::List => {
+                let all = rows::modules(w.db, &device)?;
+                Ok(Answer::Modules(all.into_iter().map(to_module).collect()))
+            }
+            ModuleOperation::Ensure { name, managed_by } => {
+                let entry =
+                    identities::ensure_module(w, &device, &name, managed_by, Cause::Device)?;
+                Ok(Answer::Modules(vec![to_module(entry)]))
+            }
+            ModuleOperation::Delete { name } => {
+                let identity = IdentityId::module(&device, &name);
+                if rows::entry(w.db, &identity)?.is_some() {
+                    identities::delete(w, &identity, &IfMatch::Any, Cause::Device)?;
+                }
+                Ok(Answer::Accepted)
+            }
+        })
+    }
+
+    fn invoke(&self, target: IdentityId, request: MethodRequest, permit: &Arc<Permit>) -> Source {
+        if target.device_str() != self.shared.identity.device_str() {
+            let reason = "a module calls methods on its own device only";
+            return Source::Known(Err(Refusal::new(RefusalKind::Forbidden, reason)));
+        }
+        let core = Arc::clone(&self.core);
+        let (answer, reply) = pair();
+        let permit = Arc::clone(permit);
+        let found = self
+            .core
+            .tables
+            .submit(Tick::NEVER, (), move |w| identities::find(w, &target).map(|entry| entry.ord));
+        super::shell::spawn_invoke(&core, found, request, move |result| {
+            // Nobody may be waiting any more.
+            answer.send(result.map(Answer::Method)).ok();
+            drop(permit);
+        });
+        Source::Reply(reply)
+    }
+}
+
+fn to_module(entry: Entry) -> ModuleIdentity {
+    let (primary_key, secondary_key) = match entry.auth {
+        Auth::Sas { primary, secondary } => (Some(primary), Some(secondary)),
+        Auth::SelfSigned { .. } | Auth::None => (None, None),
+    };
+    let name = entry.identity.module_name().expect("the table of modules holds modules");
+    ModuleIdentity {
+        name,
+        generation_id: entry.generation_id,
+        managed_by: entry.managed_by,
+        primary_key,
+        secondary_key,
+    }
+}
