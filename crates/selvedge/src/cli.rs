@@ -1,0 +1,198 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Edge computing for IoT fleets: the hub, and the command line to work with it.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Print keys instead of masking them
+    #[arg(long, global = true)]
+    pub(crate) show_secrets: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the hub is and how to prove who asks.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PlaceArgs {
+    /// Folder with the hub's data and credentials [default: ~/.local/share/selvedge]
+    #[arg(long, global = true, env = "SELVEDGE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Connection string of a policy, for a hub elsewhere
+    #[arg(
+        long,
+        global = true,
+        env = "IOTHUB_CONNECTION_STRING",
+        hide_env_values = true,
+        value_name = "TEXT"
+    )]
+    pub(crate) connection_string: Option<String>,
+    /// PEM file with the authority to trust, for a hub elsewhere
+    #[arg(long, global = true, env = "SELVEDGE_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Tables for people
+    Table,
+    /// One JSON document
+    Json,
+    /// One JSON document a line
+    Jsonl,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the hub
+    Hub(HubArgs),
+    /// Register, show and remove devices
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Show and change twins
+    #[command(subcommand)]
+    Twin(TwinCommand),
+    /// Call a direct method and print the answer
+    Method(MethodArgs),
+    /// Print telemetry as it arrives
+    Monitor(MonitorArgs),
+    /// Configure edge devices
+    #[command(subcommand)]
+    Edge(EdgeCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HubArgs {
+    /// Address for MQTT over TLS; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8883", value_name = "ADDR")]
+    pub(crate) mqtt: SocketAddr,
+    /// Address for HTTPS; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR")]
+    pub(crate) https: SocketAddr,
+    /// Host name that devices use; also in the server certificate (repeatable)
+    #[arg(long = "host", value_name = "NAME", default_value = "localhost")]
+    pub(crate) hosts: Vec<String>,
+    /// Keep telemetry for this many hours
+    #[arg(long, default_value_t = 24, value_name = "HOURS")]
+    pub(crate) retention_hours: u32,
+    /// Keep at most this many MiB of telemetry
+    #[arg(long, default_value_t = 4096, value_name = "MIB")]
+    pub(crate) retention_mib: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Register a device; prints its connection string with --show-secrets
+    Create {
+        /// Its id
+        device: String,
+        /// Make it an edge device
+        #[arg(long)]
+        edge: bool,
+    },
+    /// List devices
+    List {
+        /// At most this many
+        #[arg(long, default_value_t = 1000)]
+        top: usize,
+    },
+    /// Show one device
+    Show {
+        /// Its id
+        device: String,
+        /// Print only the connection string
+        #[arg(long)]
+        connection_string: bool,
+    },
+    /// Remove a device with its modules and twins
+    Delete {
+        /// Its id
+        device: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The device's id
+    pub(crate) device: String,
+    /// A module on it
+    #[arg(short, long)]
+    pub(crate) module: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TwinCommand {
+    /// Show the whole twin
+    Get {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Merge JSON into tags or desired properties; null deletes
+    Set {
+        #[command(flatten)]
+        target: Target,
+        /// JSON object merged into the desired properties
+        #[arg(long, value_name = "JSON")]
+        desired: Option<String>,
+        /// JSON object merged into the tags
+        #[arg(long, value_name = "JSON")]
+        tags: Option<String>,
+        /// Only if the twin still has this etag
+        #[arg(long)]
+        etag: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MethodArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The method's name
+    pub(crate) name: String,
+    /// JSON to send
+    #[arg(default_value = "null")]
+    pub(crate) payload: String,
+    /// Seconds to wait for the answer (5 to 300)
+    #[arg(long, default_value_t = 30)]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for the device to connect (0 to 300)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) connect_timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    /// Only this device
+    #[arg(short, long)]
+    pub(crate) device: Option<String>,
+    /// Where to start: `now`, `start`, or a cursor printed earlier
+    #[arg(long, default_value = "now")]
+    pub(crate) from: String,
+    /// Stop after this many messages
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EdgeCommand {
+    /// Give one device a deployment manifest (its modules and routes)
+    SetModules {
+        /// The device's id
+        device: String,
+        /// The manifest, a JSON file
+        #[arg(long, value_name = "FILE")]
+        content: PathBuf,
+    },
+}

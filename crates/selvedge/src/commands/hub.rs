@@ -1,0 +1,238 @@
+//! `selvedge hub`: the hub as a process.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use credentials::certificate::{Authority, Validity};
+use credentials::connection_string::ConnectionString;
+use hub::{Hub, Settings};
+use model::secret::Secret;
+use model::world::World;
+use net::http::HttpServer;
+use net::mqtt::MqttServer;
+use net::network::{Address, Network, SystemNetwork};
+use net::tls::{self, ServerCertificate};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::cli::{HubArgs, PlaceArgs};
+use crate::failure::{Failure, chain};
+use crate::place::{self, Endpoint};
+use crate::terminal::Terminal;
+
+/// How long connections may take to end at shutdown.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// Life of the hub's authority; the hub makes it at its first start.
+const AUTHORITY_LIFE: Duration = Duration::from_hours(24 * 3650);
+/// Life of the hub's server certificate, made anew at every start.
+const CERTIFICATE_LIFE: Duration = Duration::from_hours(24 * 365);
+
+pub(crate) async fn run(
+    place: &PlaceArgs,
+    args: HubArgs,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    start_log();
+    let folder = place::hub_folder(&place::data_folder(place)?);
+    fs::create_dir_all(&folder).map_err(|e| cannot("make", &folder, &e))?;
+    let _lock = lock(&folder)?;
+    let world = net::world::system(tokio::runtime::Handle::current());
+    let running = Running::start(&folder, &args, &world).await?;
+    let endpoint = &running.endpoint;
+    terminal.say(&format!(
+        "hub {} is ready\n  MQTT over TLS  {}\n  HTTPS          {}\n  credentials    {}",
+        endpoint.host,
+        endpoint.mqtt,
+        endpoint.https,
+        folder.join("owner.connection").display(),
+    ));
+    stop_asked().await?;
+    terminal.say("stopping; what was acknowledged is on disk");
+    running.stop().await;
+    Ok(())
+}
+
+/// A hub with its listeners.
+struct Running {
+    hub: Hub,
+    mqtt: MqttServer,
+    https: HttpServer,
+    endpoint: Endpoint,
+}
+
+impl Running {
+    async fn start(folder: &Path, args: &HubArgs, world: &World) -> Result<Self, Failure> {
+        let host = args.hosts.first().cloned().unwrap_or_else(|| "localhost".to_owned());
+        let tls = tls_server(folder, args, world)?;
+        let mut settings = Settings::new(folder, host.clone());
+        settings.hosts.clone_from(&args.hosts);
+        for name in
+            ["localhost".to_owned(), args.mqtt.ip().to_string(), args.https.ip().to_string()]
+        {
+            if !settings.hosts.contains(&name) {
+                settings.hosts.push(name);
+            }
+        }
+        settings.telemetry.age = Duration::from_hours(args.retention_hours.into());
+        settings.telemetry.bytes = args.retention_mib.saturating_mul(1024 * 1024);
+        let hub = Hub::open(settings, world.clone())
+            .map_err(|error| Failure::failed(format!("the hub cannot start: {}", chain(&error))))?;
+        let mqtt = listen(args.mqtt.into(), "--mqtt").await?;
+        let https = listen(args.https.into(), "--https").await?;
+        let endpoint = Endpoint {
+            https: https.address().to_string(),
+            mqtt: mqtt.address().to_string(),
+            host,
+            pid: std::process::id(),
+        };
+        publish(folder, &endpoint, &hub)?;
+        let mqtt = MqttServer::start(mqtt, Some(tls.clone()), hub.device_api(), world);
+        let https = HttpServer::start(https, Some(tls), hub.service(), world);
+        info!(mqtt = endpoint.mqtt, https = endpoint.https, "hub ready");
+        Ok(Self { hub, mqtt, https, endpoint })
+    }
+
+    async fn stop(self) {
+        tokio::join!(
+            self.mqtt.shut_down(SHUTDOWN_PATIENCE),
+            self.https.shut_down(SHUTDOWN_PATIENCE)
+        );
+        self.hub.close().await;
+        info!(
+            connections = self.mqtt.accepted(),
+            subscribes = self.mqtt.subscribes(),
+            "hub stopped"
+        );
+    }
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    // A second call in one process keeps the first subscriber.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init().ok();
+}
+
+async fn listen(address: Address, flag: &str) -> Result<Box<dyn net::network::Incoming>, Failure> {
+    SystemNetwork.listen(&address).await.map_err(|error| {
+        Failure::failed(format!("cannot listen at {address}: {error}"))
+            .with_help(format!("give another address with {flag} ADDR; port 0 takes a free one"))
+    })
+}
+
+/// Takes the folder for this process, or says who has it.
+fn lock(folder: &Path) -> Result<nix::fcntl::Flock<File>, Failure> {
+    let path = folder.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| cannot("open", &path, &e))?;
+    let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock);
+    if let Ok(mut held) = held {
+        // Only for people; the lock itself is the kernel's.
+        held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id())).ok();
+        return Ok(held);
+    }
+    let holder = fs::read_to_string(&path).unwrap_or_default();
+    let holder = holder.trim();
+    Err(Failure::failed(format!("process {holder} already runs a hub in {}", folder.display()))
+        .with_help("stop it first, or give another folder with --data DIR"))
+}
+
+fn tls_server(folder: &Path, args: &HubArgs, world: &World) -> Result<tls::Server, Failure> {
+    let authority = authority(folder, world)?;
+    let mut names: Vec<String> = args.hosts.clone();
+    for name in ["localhost".to_owned(), "127.0.0.1".to_owned()]
+        .into_iter()
+        .chain([args.mqtt.ip().to_string(), args.https.ip().to_string()])
+    {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let refs: Vec<&str> = names.iter().map(String::as_str).collect();
+    let bad = |error: &dyn std::error::Error| Failure::failed(format!("TLS: {error}"));
+    let issued = authority
+        .issue_server(
+            refs.first().unwrap_or(&"localhost"),
+            &refs,
+            validity(world, CERTIFICATE_LIFE),
+        )
+        .map_err(|error| Failure::usage(format!("--host: {}", chain(&error))))?;
+    let shown = ServerCertificate::new(&issued.chain, &issued.key_der).map_err(|e| bad(&e))?;
+    tls::Server::new(shown, credentials::certificate::client_verifier()).map_err(|e| bad(&e))
+}
+
+/// The hub's own authority: read back, or made at the first start.
+fn authority(folder: &Path, world: &World) -> Result<Authority, Failure> {
+    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key.pem"));
+    if key.exists() {
+        let text =
+            fs::read_to_string(&certificate).map_err(|e| cannot("read", &certificate, &e))?;
+        let secret = fs::read(&key).map_err(|e| cannot("read", &key, &e))?;
+        return Authority::from_pem(&text, &Secret::new(secret)).map_err(|error| {
+            Failure::failed(format!("{} is damaged: {error}", certificate.display()))
+        });
+    }
+    let made = Authority::generate("Selvedge hub authority", validity(world, AUTHORITY_LIFE))
+        .map_err(|error| Failure::failed(format!("the authority: {}", chain(&error))))?;
+    write(&certificate, made.to_pem().as_bytes(), 0o644)?;
+    // The key last: it marks the pair as complete.
+    write(&key, made.key_pem().expose(), 0o600)?;
+    Ok(made)
+}
+
+fn validity(world: &World, life: Duration) -> Validity {
+    Validity { now: world.now().wall, life, serial: world.random.number() }
+}
+
+/// Leaves what clients on this machine need beside the data.
+fn publish(folder: &Path, endpoint: &Endpoint, hub: &Hub) -> Result<(), Failure> {
+    const POLICY: &str = "iothubowner";
+    let owner = ConnectionString {
+        host_name: endpoint.host.clone(),
+        policy: Some(POLICY.to_owned()),
+        key: hub.policy_key(POLICY),
+        ..ConnectionString::default()
+    };
+    write(&folder.join("owner.connection"), owner.to_text().expose(), 0o600)?;
+    let text = serde_json::to_vec_pretty(endpoint)
+        .map_err(|error| Failure::failed(format!("endpoint.json: {error}")))?;
+    write(&folder.join("endpoint.json"), &text, 0o644)
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+    let fresh = path.with_extension("new");
+    let written = (|| {
+        // A leftover of a killed process may have other rights.
+        fs::remove_file(&fresh).ok();
+        let mut file = File::options().write(true).create_new(true).mode(mode).open(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    })();
+    written.map_err(|error| cannot("write", path, &error))
+}
+
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot {what} {}: {error}", path.display()))
+}
+
+async fn stop_asked() -> Result<(), Failure> {
+    let failed = |error| Failure::failed(format!("cannot wait for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
