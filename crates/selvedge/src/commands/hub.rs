@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use credentials::certificate::{Authority, Validity};
 use credentials::connection_string::ConnectionString;
 use hub::{Hub, Settings};
+use journal::disk::file::FileDisk;
 use model::secret::Secret;
 use model::world::World;
 use net::http::HttpServer;
@@ -78,7 +80,9 @@ impl Running {
         }
         settings.telemetry.age = Duration::from_hours(args.retention_hours.into());
         settings.telemetry.bytes = args.retention_mib.saturating_mul(1024 * 1024);
-        let hub = Hub::open(settings, world.clone())
+        let disk = FileDisk::open(&folder.join("telemetry"))
+            .map_err(|e| cannot("use", &folder.join("telemetry"), &e))?;
+        let hub = Hub::open(settings, world.clone(), Arc::new(disk))
             .map_err(|error| Failure::failed(format!("the hub cannot start: {}", chain(&error))))?;
         let mqtt = listen(args.mqtt.into(), "--mqtt").await?;
         let https = listen(args.https.into(), "--https").await?;
