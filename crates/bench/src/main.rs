@@ -1,3 +1,182 @@
-//! Placeholder.
+//! `selvedge-bench`: bounded load on servers that it starts itself on loopback, beside peers.
+//!
+//! It prints Markdown with medians and ratios, and says what was measured and how.
+//! It is a measuring tool, no test: it fails only if a server answers wrongly.
 
-fn main() {}
+mod clock;
+mod load;
+mod process;
+mod server;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+use crate::load::{Load, Outcome};
+use crate::server::Server;
+
+/// Measures Selvedge beside its peers on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Durable QoS 1 ingest over TLS, beside mosquitto with persistence
+    Ingest {
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Seconds of load per server and round
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Bytes of each message's body
+        #[arg(long, default_value_t = 256)]
+        payload: usize,
+    },
+    /// Memory of the hub per idle TLS connection, beside mosquitto
+    Idle {
+        /// Connections; each server and the client need as many descriptors
+        #[arg(long, default_value_t = 9000)]
+        connections: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("starting the runtime").and_then(|runtime| {
+        runtime.block_on(async {
+            process::raise_descriptor_limit()?;
+            match cli.command {
+                Command::Ingest { rounds, seconds, payload } => {
+                    ingest(rounds, Duration::from_secs(seconds), payload).await
+                }
+                Command::Idle { connections } => idle(connections).await,
+            }
+        })
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("selvedge-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The loads of the report: connections × messages in flight on each.
+const SHAPES: [(usize, usize); 3] = [(1, 1), (1, 16), (200, 16)];
+
+async fn ingest(rounds: usize, span: Duration, payload: usize) -> Result<()> {
+    ensure!(rounds > 0, "at least one round");
+    let servers = [Server::selvedge(200).await?, Server::mosquitto().await?];
+    line(
+        "| load | server | msg/s | ratio | p50 ms | p99 ms | server CPU µs/msg | bytes written/payload byte |",
+    );
+    line("|---|---|---|---|---|---|---|---|");
+    for (connections, in_flight) in SHAPES {
+        let load = Load { connections, in_flight, payload, span };
+        let mut all: [Vec<Outcome>; 2] = [Vec::new(), Vec::new()];
+        for _ in 0..rounds {
+            for (server, outcomes) in servers.iter().zip(&mut all) {
+                outcomes.push(load::run(server, load).await?);
+            }
+        }
+        let ratios = all[0].iter().zip(&all[1]).map(|(ours, peer)| ours.rate / peer.rate).collect();
+        let ratio = median(ratios);
+        for (server, outcomes) in servers.iter().zip(&all) {
+            let of = |value: fn(&Outcome) -> f64| median(outcomes.iter().map(value).collect());
+            let first = server.name == servers[0].name;
+            line(&format!(
+                "| {connections} × {in_flight} | {} | {:.0} | {} | {:.2} | {:.2} | {:.1} | {:.2} |",
+                server.name,
+                of(|o| o.rate),
+                if first { format!("{ratio:.2}") } else { "1".to_owned() },
+                of(|o| o.p50_ms),
+                of(|o| o.p99_ms),
+                of(|o| o.cpu_us),
+                of(|o| o.written),
+            ));
+        }
+    }
+    line(&format!(
+        "\n{payload} B payload, QoS 1, TLS 1.3, {rounds} interleaved rounds of {} s each, medians; \
+         the ratio is the median of the rounds' ratios. Selvedge syncs before each PUBACK; \
+         mosquitto runs with persistence on and its default autosave, has no subscriber, and \
+         syncs nothing. Client and servers share {} cores.",
+        span.as_secs(),
+        std::thread::available_parallelism().map_or(0, usize::from),
+    ));
+    Ok(())
+}
+
+async fn idle(connections: usize) -> Result<()> {
+    line("| server | connections | KiB per connection (RSS) | KiB per connection (PSS) |");
+    line("|---|---|---|---|");
+    for server in [Server::selvedge(connections).await?, Server::mosquitto().await?] {
+        let before = process::memory(server.pid())?;
+        let held = load::hold(&server, connections).await?;
+        let after = process::memory(server.pid())?;
+        let each = |now: u64, then: u64| {
+            let (bytes, count) = (now.saturating_sub(then), u32::try_from(connections));
+            count.map(|count| to_f64(bytes) / 1024.0 / f64::from(count))
+        };
+        line(&format!(
+            "| {} | {connections} | {:.2} | {:.2} |",
+            server.name,
+            each(after.rss, before.rss)?,
+            each(after.pss, before.pss)?,
+        ));
+        drop(held);
+    }
+    line("\nUser memory only; each connection is a device that connected over TLS 1.3 and idles.");
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.get(middle), values.len() % 2, middle.checked_sub(1).and_then(|i| values.get(i)))
+    {
+        (Some(upper), 0, Some(lower)) => f64::midpoint(*upper, *lower),
+        (Some(value), _, _) => *value,
+        (None, _, _) => f64::NAN,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures of a report, far below 2^52")]
+fn to_f64(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::print_stdout, reason = "the report")]
+fn line(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "words beside the report")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_middles() {
+        let check = |values: &[f64], expected: f64| {
+            assert!((median(values.to_vec()) - expected).abs() < 1e-9, "{values:?}");
+        };
+        check(&[3.0, 1.0, 2.0], 2.0);
+        check(&[4.0, 1.0, 2.0, 3.0], 2.5);
+        check(&[7.0], 7.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+}

@@ -80,7 +80,7 @@ impl Running {
         }
         settings.telemetry.age = Duration::from_hours(args.retention_hours.into());
         settings.telemetry.bytes = args.retention_mib.saturating_mul(1024 * 1024);
-        let disk = FileDisk::open(&folder.join("telemetry"))
+        let disk = FileDisk::open(folder.join("telemetry"))
             .map_err(|e| cannot("use", &folder.join("telemetry"), &e))?;
         let hub = Hub::open(settings, world.clone(), Arc::new(disk))
             .map_err(|error| Failure::failed(format!("the hub cannot start: {}", chain(&error))))?;
