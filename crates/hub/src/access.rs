@@ -17,6 +17,8 @@ use crate::registry::{Auth, Entry};
 pub(crate) struct Rights(u8);
 
 impl Rights {
+    /// Any policy will do.
+    pub(crate) const NONE: Self = Self(0);
     pub(crate) const REGISTRY_READ: Self = Self(1);
     pub(crate) const REGISTRY_WRITE: Self = Self(2);
     pub(crate) const SERVICE: Self = Self(4);
@@ -79,25 +81,39 @@ impl Access {
         now: WallTime,
     ) -> Result<Proven, Refusal> {
         let Claim::Sas { identity, token } = claim else { return Err(refused()) };
-        if *identity != entry.identity || !entry.enabled || !device.enabled {
+        if *identity != entry.identity {
             return Err(refused());
         }
-        let token = read(token)?;
+        self.prove_token(&read(token)?, entry, device, now)
+    }
+
+    /// Proves `token` against `entry` and the device it is on.
+    pub(crate) fn prove_token(
+        &self,
+        token: &SasToken,
+        entry: &Entry,
+        device: &Entry,
+        now: WallTime,
+    ) -> Result<Proven, Refusal> {
+        let identity = &entry.identity;
+        if !entry.enabled || !device.enabled {
+            return Err(refused());
+        }
         if token.expiry() <= now {
             return Err(refused());
         }
         let method = match token.policy() {
             Some(policy) => {
-                self.prove_policy(&token, policy, Rights::DEVICE)?;
-                if !self.covers_device(&token, identity) {
+                self.prove_policy(token, policy, Rights::DEVICE)?;
+                if !self.covers_device(token, identity) {
                     return Err(refused());
                 }
                 BY_POLICY
             }
             None => {
                 let Auth::Sas { primary, secondary } = &entry.auth else { return Err(refused()) };
-                let fits = signed_by(&token, primary) | signed_by(&token, secondary);
-                if !fits || !self.covers_device(&token, identity) {
+                let fits = signed_by(token, primary) | signed_by(token, secondary);
+                if !fits || !self.covers_device(token, identity) {
                     return Err(refused());
                 }
                 if identity.is_module() { BY_MODULE_KEY } else { BY_DEVICE_KEY }

@@ -1,0 +1,174 @@
+//! Identities through the service API.
+
+use std::sync::Arc;
+
+use api::error::{ApiError, ErrorCode};
+use api::registry::{Device, LIST_TOP_MAX, Module};
+use http::Method;
+use model::id::{DeviceId, IdentityId};
+use model::refusal::{Refusal, RefusalKind};
+
+use super::shapes::{self, Seen};
+use super::{Entry, IfMatch, Wanted};
+use crate::access::Rights;
+use crate::service::http::{Call, Outcome, answer, nothing};
+use crate::session::shell::Core;
+use crate::storage::feed::Cause;
+use crate::storage::{identities, rows};
+
+/// GET `/devices?top=n`; ours in addition: `after=<deviceId>` goes on.
+pub(crate) async fn list(call: Call) -> Outcome {
+    call.prove(Rights::REGISTRY_READ)?;
+    call.only(&Method::GET)?;
+    call.only_query(&["top", "after"])?;
+    let top = usize::try_from(call.number("top", LIST_TOP_MAX as u64)?).unwrap_or(usize::MAX);
+    if top == 0 || top > LIST_TOP_MAX {
+        return Err(ApiError::new(ErrorCode::ArgumentInvalid, "`top` must be 1 to 1000"));
+    }
+    let after = call.query("after").unwrap_or_default().to_owned();
+    let entries = call.core.reader.look(move |db| {
+        let entries = rows::devices(db, &after, top)?;
+        with_activity(db, entries)
+    });
+    let all: Vec<Device> = entries
+        .await?
+        .iter()
+        .map(|(entry, stored)| shapes::device(entry, seen(&call.core, entry, *stored)))
+        .collect();
+    answer(&all, None)
+}
+
+/// GET, PUT, DELETE `/devices/{d}`.
+pub(crate) async fn device(call: Call, device: DeviceId) -> Outcome {
+    call.only_query(&[])?;
+    let identity = IdentityId::device(&device);
+    match call.method {
+        Method::GET => {
+            call.prove(Rights::REGISTRY_READ)?;
+            let entry = find(&call.core, identity).await?;
+            answer_device(&call.core, entry).await
+        }
+        Method::PUT => {
+            call.prove(Rights::REGISTRY_WRITE)?;
+            let wanted = shapes::wanted_device(call.json::<Device>()?, &identity)?;
+            let entry = put(&call, identity, wanted).await?;
+            answer_device(&call.core, entry).await
+        }
+        Method::DELETE => {
+            call.prove(Rights::REGISTRY_WRITE)?;
+            delete(&call, identity).await
+        }
+        _ => Err(call.no_such_method()),
+    }
+}
+
+/// GET `/devices/{d}/modules`.
+pub(crate) async fn modules(call: Call, device: DeviceId) -> Outcome {
+    call.prove_or_device(Rights::REGISTRY_READ, &device).await?;
+    call.only(&Method::GET)?;
+    call.only_query(&[])?;
+    find(&call.core, IdentityId::device(&device)).await?;
+    let entries = call.core.reader.look(move |db| {
+        let entries = rows::modules(db, &device)?;
+        with_activity(db, entries)
+    });
+    let all: Vec<Module> = entries
+        .await?
+        .iter()
+        .map(|(entry, stored)| shapes::module(entry, seen(&call.core, entry, *stored)))
+        .collect();
+    answer(&all, None)
+}
+
+/// GET, PUT, DELETE `/devices/{d}/modules/{m}`.
+pub(crate) async fn module(call: Call, identity: IdentityId) -> Outcome {
+    call.only_query(&[])?;
+    let device = identity.device_id();
+    match call.method {
+        Method::GET => {
+            call.prove_or_device(Rights::REGISTRY_READ, &device).await?;
+            let entry = find(&call.core, identity).await?;
+            answer_module(&call.core, entry).await
+        }
+        Method::PUT => {
+            call.prove_or_device(Rights::REGISTRY_WRITE, &device).await?;
+            let wanted = shapes::wanted_module(call.json::<Module>()?, &identity)?;
+            let entry = put(&call, identity, wanted).await?;
+            answer_module(&call.core, entry).await
+        }
+        Method::DELETE => {
+            call.prove_or_device(Rights::REGISTRY_WRITE, &device).await?;
+            delete(&call, identity).await
+        }
+        _ => Err(call.no_such_method()),
+    }
+}
+
+/// Without `If-Match` it creates, with one it updates.
+async fn put(call: &Call, identity: IdentityId, wanted: Wanted) -> Result<Entry, ApiError> {
+    let if_match = call.if_match();
+    let is_module = identity.is_module();
+    let written = call.core.tables.write(move |w| match if_match {
+        IfMatch::Absent => identities::create(w, &identity, wanted, Cause::Service),
+        if_match => identities::update(w, &identity, wanted, &if_match),
+    });
+    written.await.map_err(|refusal| named(refusal, is_module))
+}
+
+async fn delete(call: &Call, identity: IdentityId) -> Outcome {
+    let if_match = call.if_match();
+    let deleted = call
+        .core
+        .tables
+        .write(move |w| identities::delete(w, &identity, &if_match, Cause::Service));
+    deleted.await?;
+    nothing()
+}
+
+/// Azure has its own names for what happens to modules.
+fn named(refusal: Refusal, is_module: bool) -> ApiError {
+    let code = match refusal.kind {
+        RefusalKind::AlreadyExists if is_module => ErrorCode::ModuleAlreadyExistsOnDevice,
+        RefusalKind::QuotaExceeded if is_module => ErrorCode::TooManyModulesOnDevice,
+        kind => ErrorCode::of(kind),
+    };
+    ApiError::new(code, refusal.reason.into_owned())
+}
+
+/// The entry of `identity`, or what is missing.
+pub(crate) async fn find(core: &Core, identity: IdentityId) -> Result<Entry, ApiError> {
+    let missing = identities::missing(&identity);
+    let entry = core.reader.look(move |db| rows::entry(db, &identity)).await?;
+    Ok(entry.ok_or(missing)?)
+}
+
+async fn answer_device(core: &Arc<Core>, entry: Entry) -> Outcome {
+    let seen = look_seen(core, &entry).await?;
+    answer(&shapes::device(&entry, seen), Some(&entry.etag.text()))
+}
+
+async fn answer_module(core: &Arc<Core>, entry: Entry) -> Outcome {
+    let seen = look_seen(core, &entry).await?;
+    answer(&shapes::module(&entry, seen), Some(&entry.etag.text()))
+}
+
+/// When the identity was last seen.
+pub(crate) async fn look_seen(core: &Core, entry: &Entry) -> Result<Seen, ApiError> {
+    let ord = entry.ord;
+    let stored = core.reader.look(move |db| rows::activity(db, ord)).await?;
+    Ok(seen(core, entry, stored))
+}
+
+fn seen(core: &Core, entry: &Entry, stored: rows::Activity) -> Seen {
+    Seen::new(stored, core.connections.presence(entry.ord))
+}
+
+fn with_activity(
+    db: &rusqlite::Connection,
+    entries: Vec<Entry>,
+) -> rusqlite::Result<Vec<(Entry, rows::Activity)>> {
+    entries
+        .into_iter()
+        .map(|entry| rows::activity(db, entry.ord).map(|stored| (entry, stored)))
+        .collect()
+}

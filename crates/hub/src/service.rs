@@ -1,0 +1,3 @@
+//! The service API: one door for all HTTP, from path to handler.
+
+pub(crate) mod http;

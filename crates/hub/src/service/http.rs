@@ -1,0 +1,301 @@
+//! From a request to the handler of its path, and from its outcome to a response.
+//!
+//! Paths are matched here and not by a router of patterns: SDKs differ in trailing slashes, and
+//! ids hold any sign. Nothing is done before the token is proven.
+
+use std::sync::Arc;
+
+use api::error::{ApiError, ERROR_CODE_HEADER, ErrorCode};
+use api::health::Health;
+use api::statistics::{DeviceStatistics, ServiceStatistics};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use credentials::sas::SasToken;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use model::id::{DeviceId, IdentityId, ModuleName};
+use model::secret::Secret;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use crate::access::{self, Rights};
+use crate::configurations;
+use crate::methods;
+use crate::registry;
+use crate::registry::IfMatch;
+use crate::session::shell::Core;
+use crate::storage::rows;
+use crate::telemetry;
+use crate::twins;
+
+/// Largest body, in bytes: a deployment with every module's twin full.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most calls at a time.
+const CALLS_MAX: usize = 1024;
+
+/// What every handler gives.
+pub(crate) type Outcome = Result<Response, ApiError>;
+
+/// The service over `core`.
+pub(crate) fn router(core: Arc<Core>) -> Router {
+    let door = Door { core, room: Arc::new(Semaphore::new(CALLS_MAX)) };
+    Router::new().fallback(enter).with_state(door)
+}
+
+#[derive(Clone)]
+struct Door {
+    core: Arc<Core>,
+    room: Arc<Semaphore>,
+}
+
+async fn enter(State(door): State<Door>, request: Request) -> Response {
+    let core = Arc::clone(&door.core);
+    let outcome = match door.room.try_acquire() {
+        Ok(_room) => serve(door.core, request).await,
+        Err(_) => Err(ApiError::new(ErrorCode::ThrottlingException, "too many calls at once")),
+    };
+    outcome.unwrap_or_else(|error| refuse(&core, &error))
+}
+
+/// One call, its token read but not yet proven to allow anything.
+pub(crate) struct Call {
+    pub(crate) core: Arc<Core>,
+    pub(crate) method: Method,
+    /// The path without its first slash, decoded.
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    query: Vec<(String, String)>,
+    token: SasToken,
+}
+
+async fn serve(core: Arc<Core>, request: Request) -> Outcome {
+    let (head, body) = request.into_parts();
+    let segments = api::segments(head.uri.path())
+        .map_err(|fault| ApiError::new(ErrorCode::ArgumentInvalid, fault.to_string()))?;
+    let token = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = access::read(&Secret::from(token.unwrap_or_default()))?;
+    let body = axum::body::to_bytes(body, BODY_BYTES_MAX)
+        .await
+        .map_err(|_| ApiError::new(ErrorCode::MessageTooLarge, "a body has at most 2 MiB"))?;
+    let call = Call {
+        core,
+        method: head.method,
+        path: segments.join("/"),
+        headers: head.headers,
+        body,
+        query: query(head.uri.query().unwrap_or_default())?,
+        token,
+    };
+    let names: Vec<&str> = segments.iter().map(String::as_str).collect();
+    dispatch(call, &names).await
+}
+
+async fn dispatch(call: Call, path: &[&str]) -> Outcome {
+    match path {
+        ["devices"] => registry::http::list(call).await,
+        ["devices", d] => registry::http::device(call, device(d)?).await,
+        ["devices", d, "modules"] => registry::http::modules(call, device(d)?).await,
+        ["devices", d, "modules", m] => {
+            registry::http::module(call, IdentityId::module(&device(d)?, &module(m)?)).await
+        }
+        ["devices", d, "applyConfigurationContent"] => {
+            configurations::http::apply(call, device(d)?).await
+        }
+        ["twins", d] => twins::http::twin(call, IdentityId::device(&device(d)?)).await,
+        ["twins", d, "modules", m] => {
+            twins::http::twin(call, IdentityId::module(&device(d)?, &module(m)?)).await
+        }
+        ["twins", d, "methods"] => {
+            methods::http::invoke(call, IdentityId::device(&device(d)?)).await
+        }
+        ["twins", d, "modules", m, "methods"] => {
+            methods::http::invoke(call, IdentityId::module(&device(d)?, &module(m)?)).await
+        }
+        ["statistics", "devices"] => device_statistics(call).await,
+        ["statistics", "service"] => service_statistics(&call),
+        ["api", "v1", "health"] => health(&call),
+        ["api", "v1", "telemetry"] => telemetry::http::page(call).await,
+        ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call).await,
+        ["api", "v1", "events"] => twins::http::events(call).await,
+        _ => {
+            call.prove(Rights::NONE)?;
+            Err(ApiError::new(ErrorCode::NotFound, "there is nothing at this path"))
+        }
+    }
+}
+
+impl Call {
+    /// Proves that a policy with the right `wanted` made the call.
+    pub(crate) fn prove(&self, wanted: Rights) -> Result<(), ApiError> {
+        let now = self.core.world.now().wall;
+        Ok(self.core.access.service(&self.token, &self.path, wanted, now)?)
+    }
+
+    /// Proves that a policy with the right `wanted`, or `device` itself, made the call.
+    pub(crate) async fn prove_or_device(
+        &self,
+        wanted: Rights,
+        device: &DeviceId,
+    ) -> Result<(), ApiError> {
+        if self.token.policy().is_some() {
+            return self.prove(wanted);
+        }
+        let identity = IdentityId::device(device);
+        let entry = self.core.reader.look(move |db| rows::entry(db, &identity)).await?;
+        let entry = entry.ok_or_else(access::refused)?;
+        let now = self.core.world.now().wall;
+        self.core.access.prove_token(&self.token, &entry, &entry, now)?;
+        Ok(())
+    }
+
+    /// Only this method is known at this path.
+    pub(crate) fn only(&self, method: &Method) -> Result<(), ApiError> {
+        if self.method == *method { Ok(()) } else { Err(self.no_such_method()) }
+    }
+
+    /// The path does not know the method.
+    pub(crate) fn no_such_method(&self) -> ApiError {
+        ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
+    }
+
+    /// Refuses query parameters besides `known` and `api-version`.
+    pub(crate) fn only_query(&self, known: &[&str]) -> Result<(), ApiError> {
+        let stranger = self
+            .query
+            .iter()
+            .find(|(name, _)| name != "api-version" && !known.contains(&name.as_str()));
+        match stranger {
+            None => Ok(()),
+            Some((name, _)) => Err(ApiError::new(
+                ErrorCode::ArgumentInvalid,
+                format!("the query parameter `{name}` is not known here"),
+            )),
+        }
+    }
+
+    /// One query parameter.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
+    }
+
+    /// One query parameter as a number, or `default`.
+    pub(crate) fn number(&self, name: &str, default: u64) -> Result<u64, ApiError> {
+        self.query(name).map_or(Ok(default), |text| {
+            text.parse().map_err(|_| {
+                ApiError::new(ErrorCode::ArgumentInvalid, format!("`{name}` must be a number"))
+            })
+        })
+    }
+
+    /// The header `If-Match`.
+    pub(crate) fn if_match(&self) -> IfMatch {
+        IfMatch::parse(self.headers.get(IF_MATCH).and_then(|value| value.to_str().ok()))
+    }
+
+    /// The body as JSON of shape `T`.
+    pub(crate) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            ApiError::new(ErrorCode::IotHubFormatError, format!("the body is wrong: {error}"))
+        })
+    }
+}
+
+/// A JSON answer; `etag` goes into the header, quoted.
+pub(crate) fn answer(value: &impl Serialize, etag: Option<&str>) -> Outcome {
+    let text = serde_json::to_vec(value)
+        .map_err(|error| ApiError::new(ErrorCode::ServerError, error.to_string()))?;
+    let mut response = Response::new(Body::from(text));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    if let Some(value) = etag.and_then(|etag| HeaderValue::try_from(format!("\"{etag}\"")).ok()) {
+        headers.insert(ETAG, value);
+    }
+    Ok(response)
+}
+
+/// 204.
+pub(crate) fn nothing() -> Outcome {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+fn refuse(core: &Core, error: &ApiError) -> Response {
+    let tracking = format!("{:032x}", core.world.random.number());
+    let body = error.body(&tracking, &core.world.now().wall.to_string());
+    let text = serde_json::to_vec(&body).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::from_u16(error.code.status())
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.insert(ERROR_CODE_HEADER, HeaderValue::from_static(error.code.name()));
+    response
+}
+
+fn device(text: &str) -> Result<DeviceId, ApiError> {
+    text.parse().map_err(|error: model::id::InvalidId| {
+        ApiError::new(ErrorCode::ArgumentInvalid, format!("device id: {error}"))
+    })
+}
+
+fn module(text: &str) -> Result<ModuleName, ApiError> {
+    text.parse().map_err(|error: model::id::InvalidId| {
+        ApiError::new(ErrorCode::ArgumentInvalid, format!("module id: {error}"))
+    })
+}
+
+fn query(text: &str) -> Result<Vec<(String, String)>, ApiError> {
+    let decode = |raw: &str| {
+        percent_encoding::percent_decode_str(raw).decode_utf8().map(String::from).map_err(|_| {
+            ApiError::new(ErrorCode::ArgumentInvalid, "the query is not UTF-8")
+        })
+    };
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        })
+        .collect()
+}
+
+async fn device_statistics(call: Call) -> Outcome {
+    call.prove(Rights::REGISTRY_READ)?;
+    call.only(&Method::GET)?;
+    let (total, enabled) = call.core.reader.look(rows::device_counts).await?;
+    let counts = DeviceStatistics {
+        total_device_count: total,
+        enabled_device_count: enabled,
+        disabled_device_count: total - enabled,
+    };
+    answer(&counts, None)
+}
+
+fn service_statistics(call: &Call) -> Outcome {
+    call.prove(Rights::REGISTRY_READ)?;
+    call.only(&Method::GET)?;
+    let (_, connected_device_count) = call.core.connections.counts();
+    answer(&ServiceStatistics { connected_device_count }, None)
+}
+
+fn health(call: &Call) -> Outcome {
+    call.prove(Rights::NONE)?;
+    call.only(&Method::GET)?;
+    let core = &call.core;
+    let (sessions, _) = core.connections.counts();
+    let stopping = core.connections.is_stopping();
+    let health = Health {
+        status: if stopping { "stopping" } else { "ok" }.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation: core.incarnation,
+        sessions,
+        partitions: core.telemetry.partitions,
+        messages_accepted: core.telemetry.accepted(),
+    };
+    answer(&health, None)
+}
