@@ -18,8 +18,8 @@ mod registry;
 mod telemetry;
 mod twins;
 
-//HTTP mod configurations;
-//HTTP mod service;
+mod configurations;
+mod service;
 
 mod storage;
 

@@ -4,5 +4,5 @@
 //! finds its way back by its number, which is unique in this run of the hub, so that the answer
 //! may come over a newer session than the question went.
 
-//HTTP pub(crate) mod http;
+pub(crate) mod http;
 pub(crate) mod shell;

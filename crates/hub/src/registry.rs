@@ -2,8 +2,8 @@
 //!
 //! Pure except for `http.rs`.
 
-//HTTP pub(crate) mod http;
-//HTTP pub(crate) mod shapes;
+pub(crate) mod http;
+pub(crate) mod shapes;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

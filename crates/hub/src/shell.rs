@@ -86,7 +86,7 @@ impl Hub {
 
     /// The service API and our own API, for an HTTP server. Requests carry `Authorization`.
     pub fn service(&self) -> axum::Router {
-        axum::Router::new()
+        crate::service::http::router(Arc::clone(&self.core))
     }
 
     /// The key of a service policy (`iothubowner`, `service`, `device`, `registryRead`,

@@ -15,7 +15,7 @@
 //! | 8 | expiry, i64 LE ms | 17 | schema |
 //! | 9 | creation time, i64 LE ms | 18 | model id |
 
-//HTTP pub(crate) mod http;
+pub(crate) mod http;
 pub(crate) mod shell;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};

@@ -4,7 +4,7 @@
 //! then changes everything.
 
 pub(crate) mod compose;
-//HTTP pub(crate) mod http;
+pub(crate) mod http;
 pub(crate) mod limits;
 
 use model::names::{METADATA, VERSION};

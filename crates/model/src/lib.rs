@@ -19,6 +19,7 @@ pub mod twin;
 pub mod manifest;
 pub mod query;
 pub mod route;
+pub mod router_plan;
 
 pub mod feature;
 pub mod refusal;

@@ -99,8 +99,7 @@ fn authentication(auth: &Auth) -> Authentication {
     let (kind, keys) = match auth {
         Auth::Sas { primary, secondary } => {
             let key = |key: &Secret| Some(Key(key.clone()));
-            let keys =
-                SymmetricKey { primary_key: key(primary), secondary_key: key(secondary) };
+            let keys = SymmetricKey { primary_key: key(primary), secondary_key: key(secondary) };
             (AuthenticationKind::Sas, keys)
         }
         Auth::SelfSigned { .. } => (AuthenticationKind::SelfSigned, SymmetricKey::default()),
@@ -239,12 +238,10 @@ mod tests {
         check(&auth(key), Err("a key has 16 to 64 bytes"));
         check(&auth(r#""symmetricKey":{"primaryKey":"!"}"#), Err("a key is base64"));
         check(&auth(r#""symmetricKey":{"primaryKey":null,"secondaryKey":""}"#), Ok(()));
-        check(
-            &auth(r#""type":"selfSigned""#),
-            Err("selfSigned needs at least one thumbprint"),
-        );
+        check(&auth(r#""type":"selfSigned""#), Err("selfSigned needs at least one thumbprint"));
         let print = "a".repeat(40);
-        let good = format!(r#""type":"selfSigned","x509Thumbprint":{{"primaryThumbprint":"{print}"}}"#);
+        let good =
+            format!(r#""type":"selfSigned","x509Thumbprint":{{"primaryThumbprint":"{print}"}}"#);
         check(&auth(&good), Ok(()));
         check(
             &auth(r#""type":"certificateAuthority""#),

@@ -229,8 +229,8 @@ fn refuse(core: &Core, error: &ApiError) -> Response {
     let body = error.body(&tracking, &core.world.now().wall.to_string());
     let text = serde_json::to_vec(&body).unwrap_or_default();
     let mut response = Response::new(Body::from(text));
-    *response.status_mut() = StatusCode::from_u16(error.code.status())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     headers.insert(ERROR_CODE_HEADER, HeaderValue::from_static(error.code.name()));
@@ -251,9 +251,10 @@ fn module(text: &str) -> Result<ModuleName, ApiError> {
 
 fn query(text: &str) -> Result<Vec<(String, String)>, ApiError> {
     let decode = |raw: &str| {
-        percent_encoding::percent_decode_str(raw).decode_utf8().map(String::from).map_err(|_| {
-            ApiError::new(ErrorCode::ArgumentInvalid, "the query is not UTF-8")
-        })
+        percent_encoding::percent_decode_str(raw)
+            .decode_utf8()
+            .map(String::from)
+            .map_err(|_| ApiError::new(ErrorCode::ArgumentInvalid, "the query is not UTF-8"))
     };
     text.split('&')
         .filter(|pair| !pair.is_empty())

@@ -148,15 +148,16 @@ impl Telemetry {
 
     /// Finishes what is queued, then ends the writer; returns when it is done.
     pub(crate) async fn close(&self) {
-        self.intake.close();
+        self.stop();
         let mut finished = self.finished.clone();
         // An error means that the writer is gone, which is what we wait for.
         finished.wait_for(|finished| *finished).await.ok();
     }
 
-    /// Ends the writer after what is queued, without waiting.
+    /// Ends the writer after what is queued, without waiting; live readers look once more.
     pub(crate) fn stop(&self) {
         self.intake.close();
+        self.commits.send_modify(|commit| *commit += 1);
     }
 
     fn records(&self, device: &str, payloads: Vec<Bytes>) -> Vec<Record> {

@@ -50,10 +50,8 @@ async fn change(call: &Call, identity: IdentityId) -> Result<(Entry, rows::Twin)
     let section = if call.method == Method::PUT { replacing } else { merging };
     let sections = (section(body.tags), section(body.desired));
     let if_match = call.if_match();
-    let written = call
-        .core
-        .tables
-        .write(move |w| write(w, &identity, sections, &if_match, Cause::Service));
+    let written =
+        call.core.tables.write(move |w| write(w, &identity, sections, &if_match, Cause::Service));
     Ok(written.await?)
 }
 

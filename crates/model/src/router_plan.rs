@@ -1,13 +1,14 @@
 //! The desired properties of `$edgeHub`: routes, and how long messages are kept. Pure.
 //!
+//! One parser for both sides: the cloud refuses before it stores, the router before it routes.
 //! They are read whole: one bad route and everything stays as it was, code 400.
 //! Source: Azure IoT Edge, `EdgeHubConfigParser` and deployment schema 1.0 to 1.3.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::manifest::schema;
-use model::route::Route;
+use crate::manifest::schema;
+use crate::route::Route;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -194,7 +195,7 @@ fn store_and_forward(value: &Value, faults: &mut Vec<String>) -> Option<Duration
 
 #[cfg(test)]
 mod tests {
-    use model::route::{Endpoint, ROUTE_PRIORITY_DEFAULT};
+    use crate::route::{Endpoint, ROUTE_PRIORITY_DEFAULT};
     use serde_json::json;
 
     use super::*;

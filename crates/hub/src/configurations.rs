@@ -1,0 +1,236 @@
+//! Deployments to one device: the content is parsed whole, every fault named, before anything
+//! is stored.
+//!
+//! Pure except for `http.rs`. Source: service API, `applyConfigurationContent`.
+
+pub(crate) mod http;
+
+use api::configuration::ContentFault;
+use model::id::ModuleName;
+use model::manifest::{InvalidManifest, Manifest};
+use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::router_plan::{InvalidRoutes, RouterPlan};
+use serde_json::{Map, Value};
+
+use crate::storage::twins::Deployment;
+use crate::twins::limits::{self, PROPERTIES_BYTES_MAX};
+
+const DESIRED: &str = "properties.desired";
+
+/// Reads a content, or tells everything that is wrong with it.
+pub(crate) fn parse(body: &[u8]) -> Result<Deployment, Vec<ContentFault>> {
+    let content: Value = serde_json::from_slice(body)
+        .map_err(|error| vec![fault("json", None, None, error.to_string())])?;
+    let mut faults = Vec::new();
+    let mut deployment = Deployment::default();
+    match modules_content(&content, &mut faults) {
+        Some(modules) if modules.is_empty() => {
+            faults.push(fault("empty", None, Some("modulesContent"), "it names no module"));
+        }
+        Some(modules) => read_modules(modules, &mut deployment, &mut faults),
+        None => {}
+    }
+    if faults.is_empty() { Ok(deployment) } else { Err(faults) }
+}
+
+fn modules_content<'a>(
+    content: &'a Value,
+    faults: &mut Vec<ContentFault>,
+) -> Option<&'a Map<String, Value>> {
+    let Some(fields) = content.as_object() else {
+        faults.push(fault("shape", None, None, "the content must be an object"));
+        return None;
+    };
+    for name in fields.keys().filter(|name| *name != "modulesContent") {
+        let words = "only modulesContent is known for an edge device";
+        faults.push(fault("unknownField", None, Some(name), words));
+    }
+    let modules = fields.get("modulesContent").and_then(Value::as_object);
+    if modules.is_none() {
+        let words = "modulesContent is missing or not an object";
+        faults.push(fault("shape", None, Some("modulesContent"), words));
+    }
+    modules
+}
+
+fn read_modules(
+    modules: &Map<String, Value>,
+    deployment: &mut Deployment,
+    faults: &mut Vec<ContentFault>,
+) {
+    for (text, content) in modules {
+        let name = match text.parse::<ModuleName>() {
+            Ok(name) => name,
+            Err(error) => {
+                faults.push(fault("moduleName", Some(text), None, error.to_string()));
+                continue;
+            }
+        };
+        let Some(desired) = desired_of(text, content, faults) else { continue };
+        if let Err(error) = limits::check_shape(desired) {
+            faults.push(fault("twin", Some(text), Some(DESIRED), error.to_string()));
+        }
+        if let Err(error) = limits::check_size("desired", desired, PROPERTIES_BYTES_MAX) {
+            faults.push(fault("twinSize", Some(text), Some(DESIRED), error.to_string()));
+        }
+        match text.as_str() {
+            EDGE_AGENT => {
+                if let Some(manifest) = read_manifest(desired, faults) {
+                    deployment.modules = Some(manifest.modules.into_keys().collect());
+                }
+            }
+            EDGE_HUB => read_routes(desired, faults),
+            _ => {}
+        }
+        deployment.desired.push((name, desired.clone()));
+    }
+    check_names(deployment, faults);
+}
+
+fn desired_of<'a>(
+    module: &str,
+    content: &'a Value,
+    faults: &mut Vec<ContentFault>,
+) -> Option<&'a Map<String, Value>> {
+    let Some(fields) = content.as_object() else {
+        faults.push(fault("shape", Some(module), None, "it must be an object"));
+        return None;
+    };
+    for name in fields.keys().filter(|name| *name != DESIRED) {
+        let words =
+            "only properties.desired may be set on one device; parts of it belong to layers";
+        faults.push(fault("unknownField", Some(module), Some(name), words));
+    }
+    let desired = fields.get(DESIRED).and_then(Value::as_object);
+    if desired.is_none() {
+        let words = "properties.desired is missing or not an object";
+        faults.push(fault("shape", Some(module), Some(DESIRED), words));
+    }
+    desired
+}
+
+fn read_manifest(desired: &Map<String, Value>, faults: &mut Vec<ContentFault>) -> Option<Manifest> {
+    match Manifest::parse(desired) {
+        Ok(manifest) => Some(manifest),
+        Err(InvalidManifest::Faults(all)) => {
+            faults.extend(all.into_iter().map(|one| {
+                let module =
+                    one.path.strip_prefix("modules.").and_then(|rest| rest.split('.').next());
+                fault("manifest", Some(module.unwrap_or(EDGE_AGENT)), Some(&one.path), one.words)
+            }));
+            None
+        }
+        Err(other) => {
+            let code = if matches!(other, InvalidManifest::Empty) { "empty" } else { "schema" };
+            faults.push(fault(code, Some(EDGE_AGENT), Some("schemaVersion"), other.to_string()));
+            None
+        }
+    }
+}
+
+fn read_routes(desired: &Map<String, Value>, faults: &mut Vec<ContentFault>) {
+    match RouterPlan::parse(desired) {
+        Ok(_) => {}
+        Err(InvalidRoutes::Schema(words)) => {
+            faults.push(fault("schema", Some(EDGE_HUB), Some("schemaVersion"), words));
+        }
+        Err(InvalidRoutes::Fields(all)) => faults.extend(all.into_iter().map(|words| {
+            let path = words.split(": ").next().unwrap_or_default().to_owned();
+            let code = if path.starts_with("routes") { "route" } else { "manifest" };
+            fault(code, Some(EDGE_HUB), Some(&path), words)
+        })),
+    }
+}
+
+/// A twin for a module that the manifest does not name is a typing error.
+fn check_names(deployment: &Deployment, faults: &mut Vec<ContentFault>) {
+    let Some(modules) = &deployment.modules else { return };
+    for (name, _) in &deployment.desired {
+        let known = [EDGE_AGENT, EDGE_HUB].contains(&name.as_str()) || modules.contains(name);
+        if !known {
+            let words = "$edgeAgent names no such module";
+            faults.push(fault("unknownModule", Some(name.as_str()), None, words));
+        }
+    }
+}
+
+fn fault(
+    code: &str,
+    module: Option<&str>,
+    path: Option<&str>,
+    words: impl Into<String>,
+) -> ContentFault {
+    ContentFault {
+        code: code.to_owned(),
+        module: module.map(str::to_owned),
+        path: path.map(str::to_owned),
+        message: words.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn agent(modules: &Value) -> Value {
+        json!({ DESIRED: {
+            "schemaVersion": "1.1",
+            "runtime": { "type": "docker", "settings": {} },
+            "systemModules": {
+                "edgeAgent": { "type": "docker", "settings": { "image": "agent:1" } },
+                "edgeHub": { "type": "docker", "status": "running", "restartPolicy": "always",
+                             "settings": { "image": "hub:1" } }
+            },
+            "modules": modules
+        }})
+    }
+
+    fn module() -> Value {
+        json!({ "type": "docker", "status": "running", "restartPolicy": "always",
+                "settings": { "image": "m:1" } })
+    }
+
+    #[test]
+    fn a_good_content_names_modules_and_their_desired_properties() {
+        let content = json!({ "modulesContent": {
+            "$edgeAgent": agent(&json!({ "m": module() })),
+            "$edgeHub": { DESIRED: { "schemaVersion": "1.1",
+                "routes": { "up": "FROM /messages/* INTO $upstream" } } },
+            "m": { DESIRED: { "limit": 3 } }
+        }});
+        let read = parse(content.to_string().as_bytes()).unwrap();
+        assert_eq!(read.modules, Some(vec!["m".parse().unwrap()]));
+        assert_eq!(read.desired.len(), 3);
+    }
+
+    #[test]
+    fn every_fault_comes_in_one_answer_with_module_and_place() {
+        let mut bad = module();
+        bad["settings"] = json!({});
+        let content = json!({ "modulesContent": {
+            "$edgeAgent": agent(&json!({ "m": bad })),
+            "$edgeHub": { DESIRED: { "schemaVersion": "1.1",
+                "routes": { "up": "FROM /messages/* INTO $downstream" } } },
+            "m": { "properties.desired.part": {} }
+        }, "other": 1 });
+        let faults = parse(content.to_string().as_bytes()).unwrap_err();
+        let seen = |code: &str, module: Option<&str>| {
+            faults.iter().any(|fault| fault.code == code && fault.module.as_deref() == module)
+        };
+        assert!(seen("unknownField", None), "{faults:?}");
+        assert!(seen("unknownField", Some("m")), "{faults:?}");
+        assert!(seen("manifest", Some("m")), "{faults:?}");
+        assert!(seen("route", Some(EDGE_HUB)), "{faults:?}");
+    }
+
+    #[test]
+    fn a_twin_without_its_module_is_refused() {
+        let content = json!({ "modulesContent": {
+            "$edgeAgent": agent(&json!({})), "typo": { DESIRED: {} } } });
+        let faults = parse(content.to_string().as_bytes()).unwrap_err();
+        assert_eq!(faults[0].code, "unknownModule");
+        assert_eq!(parse(b"{").unwrap_err()[0].code, "json");
+    }
+}

@@ -1,0 +1,26 @@
+//! Deployments through the service API.
+
+use api::error::{ApiError, ErrorCode};
+use http::Method;
+use model::id::DeviceId;
+
+use crate::access::Rights;
+use crate::service::http::{Call, Outcome, nothing};
+use crate::storage::twins;
+
+/// POST `/devices/{d}/applyConfigurationContent`: all of it or nothing.
+pub(crate) async fn apply(call: Call, device: DeviceId) -> Outcome {
+    call.prove(Rights::REGISTRY_WRITE)?;
+    call.only(&Method::POST)?;
+    call.only_query(&[])?;
+    let deployment = super::parse(&call.body).map_err(|details| {
+        let count = details.len();
+        let first = details.first().map(|fault| fault.message.clone()).unwrap_or_default();
+        let reason = format!("the content has {count} faults, the first: {first}");
+        let mut error = ApiError::new(ErrorCode::InvalidConfigurationContent, reason);
+        error.details = details;
+        error
+    })?;
+    call.core.tables.write(move |w| twins::deploy(w, &device, &deployment)).await?;
+    nothing()
+}

@@ -1,0 +1,275 @@
+//! Telemetry by cursor and as a live stream. Ours, under `/api/v1`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use api::error::{ApiError, ErrorCode};
+use api::telemetry::{BodyEncoding, PAGE_MAX, TelemetryMessage, TelemetryPage};
+use axum::response::IntoResponse as _;
+use axum::response::sse::{Event, Sse};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::stream;
+use http::Method;
+use journal::log::{Budget, ReadBatch, StoredRecord};
+use model::message::Message;
+use model::time::WallTime;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{decode, partition_of};
+use crate::access::Rights;
+use crate::service::http::{Call, Outcome, answer};
+use crate::session::shell::Core;
+
+/// Most bytes of records that one read brings.
+const READ_BYTES: usize = 1 << 20;
+/// Messages of one read of a stream.
+const STREAM_READ: usize = 64;
+/// Silence after which a stream sends a comment.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// GET `/api/v1/telemetry?partition=&from=&max=&device=`.
+pub(crate) async fn page(call: Call) -> Outcome {
+    call.prove(Rights::SERVICE)?;
+    call.only(&Method::GET)?;
+    call.only_query(&["partition", "from", "max", "device"])?;
+    let telemetry = &call.core.telemetry;
+    let device = call.query("device").map(str::to_owned);
+    let default = device.as_deref().map_or(0, |id| partition_of(id, telemetry.partitions));
+    let partition = call.number("partition", u64::from(default))?;
+    let partition = u16::try_from(partition).ok().filter(|at| *at < telemetry.partitions);
+    let no_such = || ApiError::new(ErrorCode::ArgumentInvalid, "there is no such partition");
+    let partition = partition.ok_or_else(no_such)?;
+    let max = call.number("max", 100)?;
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    if max == 0 || max > PAGE_MAX {
+        return Err(ApiError::new(ErrorCode::ArgumentInvalid, "`max` must be 1 to 1000"));
+    }
+    let (oldest, _) = telemetry.bounds();
+    let from = call.number("from", 0)?.max(oldest);
+    let batch = telemetry.read(partition, from, Budget { records: max, bytes: READ_BYTES }).await?;
+    let end = batch.bounds.end.0;
+    let page = TelemetryPage {
+        partition,
+        messages: messages(partition, &batch, device.as_deref()),
+        next: batch.next.0.max(from).min(end.max(from)),
+        end: end.max(from),
+        first: batch.bounds.oldest.0,
+    };
+    answer(&page, None)
+}
+
+fn messages(partition: u16, batch: &ReadBatch, device: Option<&str>) -> Vec<TelemetryMessage> {
+    batch
+        .records
+        .iter()
+        .filter_map(|record| shape(partition, record))
+        .filter(|message| device.is_none_or(|id| message.device_id == id))
+        .collect()
+}
+
+fn shape(partition: u16, record: &StoredRecord) -> Option<TelemetryMessage> {
+    let message = match decode(record.payload.clone()) {
+        Ok(message) => message,
+        Err(error) => {
+            warn!(partition, offset = record.position.0, error = %error, "record skipped");
+            return None;
+        }
+    };
+    let enqueued = WallTime(record.enqueued_ms);
+    let (body, body_encoding) = match std::str::from_utf8(&message.body) {
+        Ok(text) => (text.to_owned(), BodyEncoding::Utf8),
+        Err(_) => (STANDARD.encode(&message.body), BodyEncoding::Base64),
+    };
+    let text = |held: &Option<Box<str>>| held.as_deref().map(str::to_owned);
+    Some(TelemetryMessage {
+        partition,
+        offset: record.position.0,
+        enqueued_time: enqueued.to_string(),
+        device_id: text(&message.system.connection_device_id).unwrap_or_default(),
+        module_id: text(&message.system.connection_module_id),
+        system_properties: system_properties(&message, enqueued),
+        properties: message
+            .properties
+            .iter()
+            .map(|(key, value)| (key.into_owned(), Value::String(value.into_owned())))
+            .collect(),
+        body,
+        body_encoding,
+    })
+}
+
+/// Under the names that Azure's routing gives them.
+fn system_properties(message: &Message, enqueued: WallTime) -> Map<String, Value> {
+    let system = &message.system;
+    let texts = [
+        ("messageId", &system.message_id),
+        ("correlationId", &system.correlation_id),
+        ("userId", &system.user_id),
+        ("to", &system.to),
+        ("contentType", &system.content_type),
+        ("contentEncoding", &system.content_encoding),
+        ("outputName", &system.output_name),
+        ("connectionDeviceId", &system.connection_device_id),
+        ("connectionModuleId", &system.connection_module_id),
+        ("connectionDeviceGenerationId", &system.connection_generation_id),
+        ("connectionAuthMethod", &system.connection_auth_method),
+        ("interfaceId", &system.interface_id),
+        ("dt-subject", &system.component),
+        ("messageSchema", &system.schema),
+        ("dt-dataschema", &system.model_id),
+    ];
+    let said = texts
+        .into_iter()
+        .filter_map(|(name, text)| text.as_deref().map(|text| (name.to_owned(), json!(text))));
+    let times = [("expiryTimeUtc", system.expiry), ("creationTimeUtc", system.creation_time)];
+    let times = times
+        .into_iter()
+        .filter_map(|(name, time)| time.map(|time| (name.to_owned(), json!(time.to_string()))));
+    let enqueued = ("enqueuedTime".to_owned(), json!(enqueued.to_string()));
+    said.chain(times).chain([enqueued]).collect()
+}
+
+/// Where a stream stands: the next offset of each partition it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cursor(BTreeMap<u16, u64>);
+
+impl Cursor {
+    fn parse(text: &str, partitions: u16) -> Option<Self> {
+        let mut places = BTreeMap::new();
+        for place in text.split(',') {
+            let (partition, offset) = place.split_once(':')?;
+            let partition = partition.parse().ok().filter(|at| *at < partitions)?;
+            places.insert(partition, offset.parse().ok()?);
+        }
+        Some(Self(places))
+    }
+
+    fn text(&self) -> String {
+        let places: Vec<_> = self.0.iter().map(|(at, offset)| format!("{at}:{offset}")).collect();
+        places.join(",")
+    }
+}
+
+/// GET `/api/v1/telemetry/stream?device=&from=now|start|<cursor>`.
+pub(crate) async fn stream(call: Call) -> Outcome {
+    call.prove(Rights::SERVICE)?;
+    call.only(&Method::GET)?;
+    call.only_query(&["device", "from"])?;
+    let device = call.query("device").map(str::to_owned);
+    let telemetry = &call.core.telemetry;
+    let resumed = call.headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let from = resumed.or_else(|| call.query("from")).unwrap_or("now");
+    let (oldest, end) = telemetry.bounds();
+    let only = device.as_deref().map(|id| partition_of(id, telemetry.partitions));
+    let all_from = |offset| {
+        let read = (0..telemetry.partitions).filter(|at| only.is_none_or(|only| only == *at));
+        Cursor(read.map(|at| (at, offset)).collect())
+    };
+    let cursor = match from {
+        "now" => all_from(end),
+        "start" => all_from(oldest),
+        text => {
+            let bad = || ApiError::new(ErrorCode::ArgumentInvalid, "`from` is no cursor");
+            let given = Cursor::parse(text, telemetry.partitions).ok_or_else(bad)?;
+            let mut cursor = all_from(oldest);
+            for (at, offset) in &mut cursor.0 {
+                *offset = given.0.get(at).copied().unwrap_or(*offset);
+            }
+            cursor
+        }
+    };
+    let follower = Follower {
+        commits: telemetry.follow(),
+        core: call.core,
+        device,
+        cursor,
+        waiting: Vec::new(),
+    };
+    let events = stream::unfold(follower, |mut follower| async move {
+        let event = follower.next().await?;
+        Some((Ok::<_, Infallible>(event), follower))
+    });
+    Ok(Sse::new(events).into_response())
+}
+
+/// Follows the journal at the reader's own pace; holds one read at most.
+struct Follower {
+    core: std::sync::Arc<Core>,
+    commits: watch::Receiver<u64>,
+    device: Option<String>,
+    cursor: Cursor,
+    /// What was read and not yet sent, last first.
+    waiting: Vec<Event>,
+}
+
+impl Follower {
+    /// The next event; `None` when the hub stops or cannot read.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.waiting.pop() {
+                return Some(event);
+            }
+            self.commits.borrow_and_update();
+            let mut moved = false;
+            for partition in self.cursor.0.keys().copied().collect::<Vec<_>>() {
+                moved |= self.read(partition).await?;
+            }
+            if self.waiting.is_empty() && !moved {
+                if self.core.connections.is_stopping() {
+                    return None;
+                }
+                match tokio::time::timeout(KEEP_ALIVE, self.commits.changed()).await {
+                    Ok(changed) => changed.ok()?,
+                    Err(_) => return Some(Event::default().comment("still here")),
+                }
+            }
+        }
+    }
+
+    /// Reads one partition; `true` if its cursor moved.
+    async fn read(&mut self, partition: u16) -> Option<bool> {
+        let from = self.cursor.0.get(&partition).copied()?;
+        let budget = Budget { records: STREAM_READ, bytes: READ_BYTES };
+        let batch = self.core.telemetry.read(partition, from, budget).await.ok()?;
+        let mut events = Vec::new();
+        if from < batch.bounds.oldest.0 {
+            events.push(Event::default().event("behind").data(batch.bounds.oldest.0.to_string()));
+        }
+        for message in messages(partition, &batch, self.device.as_deref()) {
+            self.cursor.0.insert(partition, message.offset + 1);
+            let event = Event::default().event("message").id(self.cursor.text());
+            // A message of strings and numbers always has JSON.
+            events.push(event.json_data(&message).ok()?);
+        }
+        let next = batch.next.0.max(batch.bounds.oldest.0);
+        self.cursor.0.insert(partition, next.max(from));
+        events.reverse();
+        // Sent after what other partitions of this round brought.
+        events.append(&mut self.waiting);
+        self.waiting = events;
+        Some(next > from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_a_vector_by_partition() {
+        let check = |text: &str, ok: bool| {
+            let cursor = Cursor::parse(text, 4);
+            assert_eq!(cursor.map(|cursor| cursor.text()), ok.then(|| text.to_owned()), "{text}");
+        };
+        check("0:12,3:7", true);
+        check("1:0", true);
+        check("4:0", false);
+        check("now", false);
+        check("", false);
+        check("0:-1", false);
+    }
+}
