@@ -1,0 +1,139 @@
+//! Tasks and workers of a simulated host.
+
+use std::fmt;
+use std::future::Future as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use model::world::{Boxed, Clock as _, Spawner, Turn, Worker, World};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::{SeededRandom, VirtualClock};
+
+/// One simulated machine: its tasks and workers end together.
+#[derive(Clone)]
+pub struct Host {
+    world: World,
+    clock: Arc<VirtualClock>,
+    tasks: Arc<Tasks>,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+#[derive(Default)]
+struct Tasks {
+    handles: Mutex<Vec<AbortHandle>>,
+    dead: AtomicBool,
+}
+
+impl Host {
+    /// A host whose chance comes from `seed`.
+    pub fn new(seed: u64) -> Self {
+        let clock = Arc::new(VirtualClock::new());
+        let tasks = Arc::new(Tasks::default());
+        let spawner = InlineSpawner { tasks: Arc::clone(&tasks), clock: Arc::clone(&clock) };
+        let world = World {
+            clock: Arc::<VirtualClock>::clone(&clock),
+            random: Arc::new(SeededRandom::new(seed)),
+            spawner: Arc::new(spawner),
+        };
+        Self { world, clock, tasks }
+    }
+
+    /// The world of processes on this host.
+    pub fn world(&self) -> World {
+        self.world.clone()
+    }
+
+    /// Its clock, to skew it.
+    pub fn clock(&self) -> &VirtualClock {
+        &self.clock
+    }
+
+    /// The power goes: every task and worker is dropped where it waits, later ones never start.
+    pub fn kill(&self) {
+        self.tasks.dead.store(true, Ordering::Relaxed);
+        let handles = std::mem::take(&mut *self.tasks.lock());
+        handles.iter().for_each(AbortHandle::abort);
+    }
+
+    /// Waits in virtual time.
+    pub async fn sleep(span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+}
+
+impl Tasks {
+    #[expect(clippy::disallowed_methods, reason = "this is the spawner of the simulation")]
+    fn spawn(&self, task: Boxed<'static, ()>) {
+        if self.dead.load(Ordering::Relaxed) {
+            return;
+        }
+        let handle = tokio::spawn(task).abort_handle();
+        let mut handles = self.lock();
+        handles.retain(|handle| !handle.is_finished());
+        handles.push(handle);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<AbortHandle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct InlineSpawner {
+    tasks: Arc<Tasks>,
+    clock: Arc<VirtualClock>,
+}
+
+impl Spawner for InlineSpawner {
+    fn spawn(&self, task: Boxed<'static, ()>) {
+        self.tasks.spawn(task);
+    }
+
+    fn offload(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+
+    fn start(&self, _: &'static str, worker: Box<dyn Worker>) -> Waker {
+        let bell = Arc::new(Bell(Notify::new()));
+        self.tasks.spawn(Box::pin(turns(worker, Arc::clone(&self.clock), Arc::clone(&bell))));
+        Waker::from(bell)
+    }
+}
+
+/// A wake-up is remembered until the worker waits, so none is lost.
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+async fn turns(mut worker: Box<dyn Worker>, clock: Arc<VirtualClock>, bell: Arc<Bell>) {
+    loop {
+        let rung = bell.0.notified();
+        match worker.turn(clock.now()) {
+            Turn::Finished => return,
+            Turn::Again => tokio::task::yield_now().await,
+            Turn::Idle => rung.await,
+            Turn::Until(tick) => {
+                // Whichever comes first; both lead to a turn.
+                let mut rung = std::pin::pin!(rung);
+                let ring = std::future::poll_fn(|cx| rung.as_mut().poll(cx));
+                tokio::time::timeout_at(clock.instant(tick), ring).await.ok();
+            }
+        }
+    }
+}
