@@ -1,0 +1,84 @@
+"""A device on the unmodified Azure SDK, driven by a test.
+
+Reads one JSON command a line, answers each with one JSON line, and prints what the
+hub sends as JSON lines of their own. Nothing of the SDK is patched or subclassed.
+"""
+
+import base64
+import json
+import os
+import sys
+import threading
+
+from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse
+
+lock = threading.Lock()
+
+
+def say(event, **fields):
+    line = json.dumps({"event": event, **fields})
+    with lock:
+        print(line, flush=True)
+
+
+def message(command):
+    body = command.get("body")
+    if body is None:
+        body = base64.b64decode(command["body_base64"])
+    made = Message(body)
+    for name in ("message_id", "correlation_id", "user_id", "content_type", "content_encoding"):
+        if name in command:
+            setattr(made, name, command[name])
+    made.custom_properties.update(command.get("properties", {}))
+    return made
+
+
+def carry_out(client, command):
+    match command["do"]:
+        case "connect":
+            return client.connect()
+        case "send":
+            return client.send_message(message(command))
+        case "twin":
+            return client.get_twin()
+        case "report":
+            return client.patch_twin_reported_properties(command["patch"])
+        case "listen":
+            return listen(client)
+        case other:
+            raise ValueError(f"unknown command {other}")
+
+
+def listen(client):
+    def on_method(request):
+        say("method", name=request.name, payload=request.payload)
+        answer = {"heard": request.payload, "name": request.name}
+        client.send_method_response(
+            MethodResponse.create_from_method_request(request, 207, answer)
+        )
+
+    client.on_method_request_received = on_method
+    client.on_twin_desired_properties_patch_received = lambda patch: say("desired", patch=patch)
+
+
+def main():
+    options = json.loads(sys.argv[1])
+    with open(options.pop("ca"), encoding="ascii") as file:
+        authority = file.read()
+    client = IoTHubDeviceClient.create_from_connection_string(
+        os.environ["DEVICE_CONNECTION_STRING"], server_verification_cert=authority, **options
+    )
+    client.on_connection_state_change = lambda: say(
+        "connected" if client.connected else "disconnected"
+    )
+    client.on_background_exception = lambda error: print(repr(error), file=sys.stderr)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            say("done", id=command["id"], value=carry_out(client, command))
+        except Exception as error:  # The test decides what a failure means.
+            say("failed", id=command["id"], error=repr(error))
+    client.shutdown()
+
+
+main()

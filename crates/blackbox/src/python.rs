@@ -1,0 +1,164 @@
+//! Stock clients in Python, driven line by line: JSON commands in, JSON events out.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::place;
+
+/// Most events that a script may be ahead of its test.
+const EVENTS_MAX: usize = 100_000;
+
+/// The interpreter with the unmodified SDK, which `cargo xtask test` installs.
+pub fn interpreter() -> Result<PathBuf> {
+    let path = place::root().join("target/python-sdk/bin/python");
+    ensure!(path.exists(), "{} is missing; run `cargo xtask test`", path.display());
+    Ok(path)
+}
+
+/// A running script of `python/`. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Script {
+    name: String,
+    process: Child,
+    input: Option<ChildStdin>,
+    events: Receiver<String>,
+    /// Events that arrived while another was awaited.
+    held: Vec<Value>,
+    last_id: u64,
+    errors: PathBuf,
+}
+
+impl Script {
+    /// Starts `python/<script>` with `args`; `name` names its log in `scratch`.
+    pub fn start(
+        script: &str,
+        name: &str,
+        scratch: &Path,
+        args: impl IntoIterator<Item = String>,
+        secret: &str,
+    ) -> Result<Self> {
+        let errors = scratch.join(format!("{name}.log"));
+        let mut process = Command::new(interpreter()?)
+            .arg("-u")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script))
+            .args(args)
+            // Keys travel in the environment: command lines are public.
+            .env("DEVICE_CONNECTION_STRING", secret)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::options().create(true).append(true).open(&errors)?)
+            .spawn()
+            .with_context(|| format!("starting {script}"))?;
+        let input = process.stdin.take();
+        let output = BufReader::new(process.stdout.take().context("no output")?);
+        let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let name = name.to_owned();
+        Ok(Self { name, process, input, events, held: Vec::new(), last_id: 0, errors })
+    }
+
+    /// Sends a command; the number that its answer will carry.
+    pub fn tell(&mut self, mut command: Value) -> Result<u64> {
+        self.last_id += 1;
+        command["id"] = json!(self.last_id);
+        let input = self.input.as_mut().context("the script's input is closed")?;
+        writeln!(input, "{command}").with_context(|| format!("telling {}", self.name))?;
+        Ok(self.last_id)
+    }
+
+    /// Sends a command and waits for its answer.
+    pub fn ask(&mut self, command: Value, limit: Duration) -> Result<Value> {
+        let shown = command.to_string();
+        let id = self.tell(command)?;
+        self.answer(id, limit).with_context(|| shown)
+    }
+
+    /// Waits for the answer to command `id`; fails if the client failed.
+    pub fn answer(&mut self, id: u64, limit: Duration) -> Result<Value> {
+        let event = self.event(&format!("the answer to command {id}"), limit, |event| {
+            event["id"].as_u64() == Some(id)
+        })?;
+        ensure!(event["event"] == "done", "{}: {event}", self.name);
+        Ok(event["value"].clone())
+    }
+
+    /// Waits for the first event, held back or new, that fits.
+    pub fn event(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        if let Some(place) = self.held.iter().position(&fits) {
+            return Ok(self.held.remove(place));
+        }
+        let start = Instant::now();
+        loop {
+            let left = limit.saturating_sub(start.elapsed());
+            let line = match self.events.recv_timeout(left) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => bail!(
+                    "{}: waited {} s in vain for {what}; saw {:?}",
+                    self.name,
+                    limit.as_secs(),
+                    self.held
+                ),
+                Err(RecvTimeoutError::Disconnected) => bail!(
+                    "{} ended while {what} was awaited; its log is {}",
+                    self.name,
+                    self.errors.display()
+                ),
+            };
+            let event: Value =
+                serde_json::from_str(&line).with_context(|| format!("{}: {line}", self.name))?;
+            if fits(&event) {
+                return Ok(event);
+            }
+            self.held.push(event);
+        }
+    }
+
+    /// Waits for an event of this kind.
+    pub fn event_of(&mut self, kind: &str, limit: Duration) -> Result<Value> {
+        self.event(kind, limit, |event| event["event"] == kind)
+    }
+
+    /// Drops the events of this kind that came so far.
+    pub fn forget(&mut self, kind: &str) -> Result<()> {
+        while let Ok(line) = self.events.try_recv() {
+            self.held.push(serde_json::from_str(&line)?);
+        }
+        self.held.retain(|event| event["event"] != kind);
+        Ok(())
+    }
+
+    /// Ends the script by the end of its input and waits for it.
+    pub fn finish(mut self, limit: Duration) -> Result<()> {
+        self.input = None;
+        let process = &mut self.process;
+        let status = crate::wait::until("the script to end", limit, || Ok(process.try_wait()?))?;
+        ensure!(status.success(), "{} ended with {status}; see {}", self.name, self.errors.display());
+        Ok(())
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // It may have ended already; either way nothing of it is left.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}

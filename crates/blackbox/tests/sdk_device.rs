@@ -1,0 +1,219 @@
+//! A device on the unmodified Azure SDK for Python against the built hub.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::hub::{Door, Hub};
+use blackbox::place::{MQTT_PORT, Scratch};
+use blackbox::proxy::{Cut, Proxy};
+use blackbox::python::Script;
+use blackbox::wait;
+use serde_json::{Value, json};
+
+/// Longest wait for something that needs no new connection.
+const SOON: Duration = Duration::from_secs(20);
+/// Longest wait for something that needs one: the SDK tries again every 10 s.
+const RECONNECT: Duration = Duration::from_secs(60);
+
+fn device(hub: &Hub, scratch: &Scratch, name: &str, mut options: Value) -> Result<Script> {
+    let secret = hub.create_device(name)?;
+    options["ca"] = json!(hub.ca());
+    Script::start("device.py", name, scratch.path(), [options.to_string()], &secret)
+}
+
+/// The first `count` messages of `device` in the hub's log, by the command line.
+fn telemetry(hub: &Hub, device: &str, count: usize) -> Result<Vec<Value>> {
+    let count = count.to_string();
+    let args = ["-o", "jsonl", "monitor", "--from", "start", "-d", device, "--count", &count];
+    let lines = hub.run(&args)?;
+    lines.lines().map(|line| serde_json::from_str(line).context("a line of monitor")).collect()
+}
+
+/// Sets `counter` in the desired properties and waits until the device was told.
+fn desired_arrives(hub: &Hub, device: &mut Script, name: &str, counter: u64) -> Result<()> {
+    let patch = json!({"counter": counter}).to_string();
+    hub.run(&["twin", "set", name, "--desired", &patch])?;
+    device.event("the desired change", SOON, |event| {
+        event["event"] == "desired" && event["patch"]["counter"] == counter
+    })?;
+    Ok(())
+}
+
+fn method_is_answered(hub: &Hub, device: &mut Script, name: &str, payload: &Value) -> Result<()> {
+    let answer = hub.json(&["method", name, "reboot", &payload.to_string()])?;
+    ensure!(answer["status"] == 207, "{answer}");
+    ensure!(answer["payload"] == json!({"heard": payload, "name": "reboot"}), "{answer}");
+    let call = device.event_of("method", SOON)?;
+    ensure!(call["name"] == "reboot" && call["payload"] == *payload, "{call}");
+    Ok(())
+}
+
+/// Twin read, reported patch, desired notification, method and telemetry, all by the SDK.
+fn everything_works(hub: &Hub, device: &mut Script, name: &str, round: u64) -> Result<()> {
+    device.ask(json!({"do": "report", "patch": {"round": round}}), RECONNECT)?;
+    let twin = device.ask(json!({"do": "twin"}), SOON)?;
+    ensure!(twin["reported"]["round"] == round, "round {round}: the device reads {twin}");
+    let seen = hub.json(&["twin", "get", name])?;
+    ensure!(seen["properties"]["reported"]["round"] == round, "round {round}: {seen}");
+    desired_arrives(hub, device, name, round)?;
+    method_is_answered(hub, device, name, &json!({"round": round}))?;
+    device.ask(json!({"do": "send", "body": format!("round {round}")}), SOON)?;
+    Ok(())
+}
+
+fn subscribes(hub: &Hub, name: &str) -> Result<usize> {
+    hub.logged(name, "subscribe")
+}
+
+#[test]
+fn telemetry_of_the_sdk_arrives_with_body_and_all_properties_unchanged() -> Result<()> {
+    let scratch = Scratch::new("telemetry")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let mut device = device(&hub, &scratch, "Sensor-1.a:b_c", json!({}))?;
+    let properties = json!({
+        "plain": "value", "blank key": "a value", "ümlaut": "größe 💧",
+        "reserved": "a=b&c/d?e#f%20+g$", "empty": "",
+    });
+    device.ask(
+        json!({
+            "do": "send", "body": "{\"temperature\": 21.5}", "message_id": "m/1 ü",
+            "correlation_id": "c&1", "user_id": "u=1", "content_type": "application/json",
+            "content_encoding": "utf-8", "properties": properties,
+        }),
+        SOON,
+    )?;
+    device.ask(json!({"do": "send", "body_base64": "AP/+gGE="}), SOON)?;
+    let messages = telemetry(&hub, "Sensor-1.a:b_c", 2)?;
+    let (first, second) = (&messages[0], &messages[1]);
+    ensure!(first["deviceId"] == "Sensor-1.a:b_c", "{first}");
+    ensure!(first["body"] == "{\"temperature\": 21.5}", "{first}");
+    ensure!(first["bodyEncoding"] == "utf-8", "{first}");
+    ensure!(first["properties"] == properties, "{first}");
+    for (name, value) in [
+        ("messageId", "m/1 ü"),
+        ("correlationId", "c&1"),
+        ("userId", "u=1"),
+        ("contentType", "application/json"),
+        ("contentEncoding", "utf-8"),
+        ("connectionDeviceId", "Sensor-1.a:b_c"),
+    ] {
+        ensure!(first["systemProperties"][name] == value, "{name} in {first}");
+    }
+    ensure!(second["body"] == "AP/+gGE=" && second["bodyEncoding"] == "base64", "{second}");
+    device.finish(SOON)?;
+    hub.stop()?;
+    scratch.passed()
+}
+
+#[test]
+fn twin_and_methods_work_with_the_sdk() -> Result<()> {
+    let scratch = Scratch::new("twin")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let mut device = device(&hub, &scratch, "d", json!({}))?;
+    let before = hub.json(&["method", "d", "reboot"]);
+    ensure!(before.is_err(), "a method of a device that is away was answered: {before:?}");
+    hub.run(&["twin", "set", "d", "--desired", r#"{"a":{"b":1,"c":2}}"#, "--tags", r#"{"t":1}"#])?;
+    device.ask(json!({"do": "listen"}), SOON)?;
+    let twin = device.ask(json!({"do": "twin"}), SOON)?;
+    ensure!(twin["desired"]["a"] == json!({"b": 1, "c": 2}), "{twin}");
+    ensure!(twin["desired"]["$version"] == 2, "{twin}");
+    ensure!(twin.get("tags").is_none(), "a device must not see tags: {twin}");
+    everything_works(&hub, &mut device, "d", 1)?;
+    // A null deletes, and the device is told so.
+    hub.run(&["twin", "set", "d", "--desired", r#"{"a":{"b":null}}"#])?;
+    let told = device.event("the deletion", SOON, |event| event["patch"]["a"].is_object())?;
+    ensure!(told["patch"]["a"] == json!({"b": null}), "{told}");
+    let seen = hub.json(&["twin", "get", "d"])?;
+    ensure!(seen["properties"]["desired"]["a"] == json!({"c": 2}), "{seen}");
+    ensure!(seen["tags"] == json!({"t": 1}), "{seen}");
+    device.ask(json!({"do": "report", "patch": {"round": null, "x": [1, {"y": null}]}}), SOON)?;
+    let seen = hub.json(&["twin", "get", "d"])?;
+    ensure!(seen["properties"]["reported"].get("round").is_none(), "{seen}");
+    device.finish(SOON)?;
+    hub.stop()?;
+    scratch.passed()
+}
+
+/// The connection is cut beneath the living client, again and again, and across kills of the
+/// hub. The client believes in its subscriptions and never subscribes again; the hub must too.
+#[test]
+fn a_cut_connection_and_a_killed_hub_leave_subscriptions_as_they_were() -> Result<()> {
+    let scratch = Scratch::new("cut")?;
+    let mut hub = Hub::start(scratch.path(), Door::Behind)?;
+    let front = SocketAddr::from((hub.address(), MQTT_PORT));
+    let proxy = Proxy::start(front, hub.mqtt()?)?;
+    let mut device = device(&hub, &scratch, "d", json!({}))?;
+    device.ask(json!({"do": "listen"}), SOON)?;
+    everything_works(&hub, &mut device, "d", 1)?;
+    let subscribed = subscribes(&hub, "d")?;
+    ensure!(subscribed > 0, "the hub's log shows no SUBSCRIBE, so it can prove nothing");
+    let faults = ["end", "reset", "away", "kill", "end", "kill"];
+    for (fault, round) in faults.into_iter().zip(2..) {
+        device.forget("connected")?;
+        let opened = hub.logged("d", "resumed=true")?;
+        fault_strikes(fault, round, &mut hub, &proxy)?;
+        device.event_of("connected", RECONNECT).with_context(|| format!("after {fault}"))?;
+        if fault == "away" {
+            device
+                .event("what was missed while away", SOON, |event| {
+                    event["event"] == "desired" && event["patch"]["missed"] == round
+                })
+                .context("a desired change made while the device was away")?;
+        }
+        everything_works(&hub, &mut device, "d", round).with_context(|| format!("after {fault}"))?;
+        ensure!(hub.logged("d", "resumed=true")? > opened, "{fault}: the session did not resume");
+        let now = subscribes(&hub, "d")?;
+        ensure!(now == subscribed, "{fault}: {} SUBSCRIBE came", now - subscribed);
+    }
+    let rounds = u64::try_from(faults.len())? + 1;
+    let bodies: Vec<Value> = telemetry(&hub, "d", faults.len() + 1)?
+        .into_iter()
+        .map(|mut message| message["body"].take())
+        .collect();
+    let wanted: Vec<Value> = (1..=rounds).map(|round| json!(format!("round {round}"))).collect();
+    ensure!(bodies == wanted, "{bodies:?}");
+    device.finish(SOON)?;
+    scratch.passed()
+}
+
+fn fault_strikes(fault: &str, round: u64, hub: &mut Hub, proxy: &Proxy) -> Result<()> {
+    if fault == "kill" {
+        hub.kill()?;
+        hub.start_again()?;
+        proxy.point_to(hub.mqtt()?);
+        return Ok(());
+    }
+    proxy.close();
+    let how = if fault == "reset" { Cut::Reset } else { Cut::End };
+    ensure!(proxy.cut(how) > 0, "there was nothing to cut");
+    if fault == "away" {
+        let patch = json!({"missed": round}).to_string();
+        hub.run(&["twin", "set", "d", "--desired", &patch])?;
+    }
+    proxy.open();
+    Ok(())
+}
+
+/// The SDK renews its token 120 s before the end, so 125 s of life mean a renewal every 5 s;
+/// it disconnects and connects again with the new token.
+#[test]
+fn token_renewal_keeps_the_session_and_its_subscriptions() -> Result<()> {
+    const RENEWALS: usize = 3;
+    let scratch = Scratch::new("renewal")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let mut device = device(&hub, &scratch, "d", json!({"sastoken_ttl": 125}))?;
+    device.ask(json!({"do": "listen"}), SOON)?;
+    everything_works(&hub, &mut device, "d", 1)?;
+    let subscribed = subscribes(&hub, "d")?;
+    ensure!(subscribed > 0, "the hub's log shows no SUBSCRIBE, so it can prove nothing");
+    let opened = hub.logged("d", "session open")?;
+    wait::until("the token to be renewed", RECONNECT, || {
+        Ok((hub.logged("d", "session open")? >= opened + RENEWALS).then_some(()))
+    })?;
+    everything_works(&hub, &mut device, "d", 2)?;
+    ensure!(subscribes(&hub, "d")? == subscribed, "a renewal made the client subscribe");
+    device.finish(SOON)?;
+    hub.stop()?;
+    scratch.passed()
+}

@@ -1,0 +1,90 @@
+//! Under strace: between the read that holds a publish and the write that holds its PUBACK
+//! lies a completed sync of the file that holds the message.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::hub::{Door, Hub};
+use blackbox::place::{MQTT_PORT, Scratch};
+use blackbox::python::Script;
+use blackbox::trace::{Call, Tracer};
+use serde_json::json;
+
+const PUBLISHES: usize = 1000;
+/// Bytes that make a message larger than any other write to the journal.
+const PAD_BYTES: usize = 256;
+
+/// One publish at a time, so that TLS hides nothing that matters: the socket's reads and
+/// writes then alternate, and each pair is one publish and its PUBACK.
+#[test]
+fn every_puback_is_written_after_the_message_was_synced() -> Result<()> {
+    let scratch = Scratch::new("sync")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let secret = hub.create_device("traced")?;
+    let options = json!({
+        "port": MQTT_PORT, "ca": hub.ca(), "window": 1, "count": PUBLISHES - 1,
+        "pad": PAD_BYTES, "acks": scratch.path().join("acks"), "hold": true, "linger": 600,
+    });
+    let args = [options.to_string()];
+    let mut sender = Script::start("sender.py", "sender", scratch.path(), args, &secret)?;
+    sender.event_of("connected", Duration::from_secs(20))?;
+    let tracer = Tracer::attach(hub.pid()?, &scratch.path().join("trace"))?;
+    sender.tell(json!({"do": "go"}))?;
+    sender.event_of("finished", Duration::from_secs(120))?;
+    let calls = tracer.finish()?;
+    let checked = check(&calls)?;
+    // The message "end" is the thousandth.
+    ensure!(checked == PUBLISHES, "{checked} acknowledgements in the trace, not {PUBLISHES}");
+    println!("sync: {checked} of {PUBLISHES} publishes were synced before their PUBACK");
+    drop(sender);
+    hub.stop()?;
+    scratch.passed()
+}
+
+/// Counts the writes to the device's socket; each must have read, write and sync before it.
+fn check(calls: &[Call]) -> Result<usize> {
+    let port = format!(":{MQTT_PORT}->");
+    let on_socket = |call: &&Call| call.target.starts_with("TCP") && call.target.contains(&port);
+    let writes = calls.iter().filter(on_socket).filter(|call| {
+        ["write", "writev", "sendto", "sendmsg"].contains(&call.name.as_str()) && call.result > 0
+    });
+    let mut count = 0;
+    let mut last_read = 0;
+    for write in writes {
+        let read = calls
+            .iter()
+            .filter(on_socket)
+            .filter(|call| call.name.starts_with("re") && call.result > 0)
+            .rfind(|call| call.ended < write.begun)
+            .context("a PUBACK before any read")?;
+        ensure!(count == 0 || read.ended > last_read, "two writes after one read: {write:?}");
+        last_read = read.ended;
+        ensure!(
+            synced_between(calls, read.ended, write.begun),
+            "PUBACK {count} was written (line {}) but its message (line {}) was not synced",
+            write.begun + 1,
+            read.ended + 1
+        );
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn synced_between(calls: &[Call], read: usize, ack: usize) -> bool {
+    let from = calls.partition_point(|call| call.ended <= read);
+    let to = calls.partition_point(|call| call.ended < ack);
+    let between = &calls[from..to];
+    let holds_message = |call: &&Call| {
+        call.name.starts_with("pwrite")
+            && call.begun > read
+            && usize::try_from(call.result).is_ok_and(|bytes| bytes >= 3)
+    };
+    between.iter().filter(holds_message).any(|write| {
+        between.iter().any(|sync| {
+            ["fsync", "fdatasync"].contains(&sync.name.as_str())
+                && sync.target == write.target
+                && sync.begun > write.ended
+                && sync.result == 0
+        })
+    })
+}
