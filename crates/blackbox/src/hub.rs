@@ -15,7 +15,7 @@ use crate::{place, wait};
 /// Longest start of a hub, recovery included.
 const READY: Duration = Duration::from_secs(30);
 /// Longest command of the command line that is not told to wait.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_mins(1);
 
 /// Where devices find a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -150,7 +150,12 @@ impl Script {
         self.input = None;
         let process = &mut self.process;
         let status = crate::wait::until("the script to end", limit, || Ok(process.try_wait()?))?;
-        ensure!(status.success(), "{} ended with {status}; see {}", self.name, self.errors.display());
+        ensure!(
+            status.success(),
+            "{} ended with {status}; see {}",
+            self.name,
+            self.errors.display()
+        );
         Ok(())
     }
 }

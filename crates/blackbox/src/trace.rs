@@ -133,9 +133,10 @@ fn beginning(text: &str, place: usize) -> Option<Call> {
     let (name, rest) = text.split_once('(')?;
     let (_, rest) = rest.split_once('<')?;
     // `->` inside a target is not its end.
-    let end = rest.match_indices('>').map(|(at, _)| at).find(|&at| {
-        rest[at + 1..].starts_with([',', ')', ' ']) || rest.len() == at + 1
-    })?;
+    let end = rest
+        .match_indices('>')
+        .map(|(at, _)| at)
+        .find(|&at| rest[at + 1..].starts_with([',', ')', ' ']) || rest.len() == at + 1)?;
     let target = rest[..end].to_owned();
     Some(Call { name: name.to_owned(), target, begun: place, ended: place, result: -1 })
 }

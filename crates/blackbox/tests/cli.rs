@@ -16,7 +16,7 @@ const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
 const NOT_ALLOWED: i32 = 5;
 const UNREACHABLE: i32 = 6;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// One line: the command, the exit code, and words that standard error must hold.
 type Case<'c> = (&'c [&'c str], i32, &'c [&'c str]);
@@ -103,7 +103,7 @@ fn path_text(path: &Path) -> Result<&str> {
 fn a_hub_that_cannot_be_reached_or_does_not_know_us_is_said_so() -> Result<()> {
     let scratch = Scratch::new("cli-away")?;
     let mut hub = Hub::start(scratch.path(), Door::Stock)?;
-    let (host, https) = (hub.address(), hub.https()?);
+    let https = hub.https()?;
     let wrong_key = format!(
         "HostName={https};SharedAccessKeyName=iothubowner;SharedAccessKey=d3JvbmcgLSB3cm9uZw=="
     );
@@ -135,14 +135,13 @@ fn a_hub_that_cannot_be_reached_or_does_not_know_us_is_said_so() -> Result<()> {
     stranger.args(["--connection-string", &wrong_key, "device", "list"]);
     check(stranger, UNREACHABLE, &["certificate"]).context("a hub of an unknown authority")?;
     hub.stop()?;
-    let gone = [https.to_string(), "help:".to_owned()];
-    check(hub.command(&["device", "list"])?, UNREACHABLE, &[&gone[0]]).context("a stopped hub")?;
+    let words = [&*https.to_string(), "help:"];
+    check(hub.command(&["device", "list"])?, UNREACHABLE, &words).context("a stopped hub")?;
     let empty = scratch.path().join("empty");
     let mut nowhere = Command::new(place::binary("selvedge")?);
     nowhere.arg("--data").arg(&empty).args(["device", "list"]);
     check(nowhere, FAILED, &["no hub has run in", "help:", "selvedge hub"])
         .context("a folder without a hub")?;
-    ensure!(!host.is_unspecified());
     scratch.passed()
 }
 
@@ -151,7 +150,8 @@ fn a_hub_that_cannot_start_says_why() -> Result<()> {
     let scratch = Scratch::new("cli-start")?;
     let mut hub = Hub::start(scratch.path(), Door::Stock)?;
     let pid = hub.pid()?.to_string();
-    let folder = path_text(hub.folder())?;
+    let folder = hub.folder().to_owned();
+    let folder = path_text(&folder)?;
     let start = |data: &str, mqtt: &str, https: &str| -> Result<Command> {
         let mut command = Command::new(place::binary("selvedge")?);
         command.args(["hub", "--data", data, "--mqtt", mqtt, "--https", https]);
@@ -166,10 +166,8 @@ fn a_hub_that_cannot_start_says_why() -> Result<()> {
     let mqtt = hub.mqtt()?.to_string();
     check(start(other, &mqtt, free)?, FAILED, &[&mqtt, "in use", "--mqtt"])
         .context("a port in use for MQTT")?;
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let taken = taken.local_addr()?.to_string();
-    // The listener was dropped with its shadow; hold another one for the case itself.
-    let holder = TcpListener::bind(&taken)?;
+    let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let taken = holder.local_addr()?.to_string();
     check(start(other, free, &taken)?, FAILED, &[&taken, "in use", "--https"])
         .context("a port in use for HTTPS")?;
     drop(holder);

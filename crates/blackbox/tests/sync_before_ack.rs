@@ -30,7 +30,7 @@ fn every_puback_is_written_after_the_message_was_synced() -> Result<()> {
     sender.event_of("connected", Duration::from_secs(20))?;
     let tracer = Tracer::attach(hub.pid()?, &scratch.path().join("trace"))?;
     sender.tell(json!({"do": "go"}))?;
-    sender.event_of("finished", Duration::from_secs(120))?;
+    sender.event_of("finished", Duration::from_mins(2))?;
     let calls = tracer.finish()?;
     let checked = check(&calls)?;
     // The message "end" is the thousandth.
