@@ -1,0 +1,98 @@
+//! The cloud's side of a scenario: the hub's own service, asked in memory.
+
+use anyhow::{Context, Result, ensure};
+use axum::Router;
+use axum::body::Body;
+use credentials::key::SymmetricKey;
+use credentials::sas::SasToken;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use model::secret::Secret;
+use model::time::WallTime;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// Asks the service as the owner.
+#[derive(Clone, Debug)]
+pub struct Service {
+    router: Router,
+    token: String,
+}
+
+/// One number of one device, as the hub's log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// Who sent it.
+    pub device: String,
+    /// The number.
+    pub number: u64,
+}
+
+impl Service {
+    /// Asks `router`, proving to be the owner with `key` until `expiry`.
+    ///
+    /// # Errors
+    /// If the key is none.
+    pub fn new(router: Router, key: &Secret, expiry: WallTime) -> Result<Self> {
+        let key = SymmetricKey::parse(key.expose_str().unwrap_or_default())?;
+        let token = SasToken::sign("hub.test", Some("iothubowner"), expiry, &key);
+        Ok(Self { router, token: token.expose_str().unwrap_or_default().to_owned() })
+    }
+
+    /// Registers `device`; gives its primary key.
+    ///
+    /// # Errors
+    /// If the hub refuses.
+    pub async fn create(&self, device: &str) -> Result<SymmetricKey> {
+        let body = json!({ "deviceId": device });
+        let made = self.ask(Method::PUT, &format!("/devices/{device}"), Some(body)).await?;
+        let key = made.pointer("/authentication/symmetricKey/primaryKey").and_then(Value::as_str);
+        Ok(SymmetricKey::parse(key.context("the answer has no key")?)?)
+    }
+
+    /// All telemetry, per partition in order.
+    ///
+    /// # Errors
+    /// If the hub refuses or answers nonsense.
+    pub async fn telemetry(&self, partitions: u16) -> Result<Vec<Logged>> {
+        let mut all = Vec::new();
+        for partition in 0..partitions {
+            let mut from = 0;
+            loop {
+                let path = format!("/api/v1/telemetry?partition={partition}&from={from}&max=1000");
+                let page = self.ask(Method::GET, &path, None).await?;
+                for message in page.get("messages").and_then(Value::as_array).into_iter().flatten()
+                {
+                    let text = |name: &str| message.get(name).and_then(Value::as_str);
+                    all.push(Logged {
+                        device: text("deviceId").context("deviceId")?.to_owned(),
+                        number: text("body").context("body")?.parse()?,
+                    });
+                }
+                let number = |name: &str| page.get(name).and_then(Value::as_u64);
+                let next = number("next").context("next")?;
+                if next >= number("end").context("end")? {
+                    break;
+                }
+                ensure!(next > from || from == 0, "the cursor stands still at {next}");
+                from = next;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", &self.token)
+            .header("content-type", "application/json")
+            .body(body)?;
+        let answer = self.router.clone().oneshot(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
+        Ok(serde_json::from_slice(&body)?)
+    }
+}
