@@ -221,7 +221,7 @@ impl Hub {
     /// Registers a device; its connection string.
     pub fn create_device(&self, device: &str) -> Result<String> {
         self.run(&["device", "create", device])?;
-        let text = self.run(&["device", "show", device, "--connection-string"])?;
+        let text = self.run(&["device", "connection-string", device])?;
         Ok(text.trim().to_owned())
     }
 }

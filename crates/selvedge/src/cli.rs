@@ -109,9 +109,11 @@ pub(crate) enum DeviceCommand {
     Show {
         /// Its id
         device: String,
-        /// Print only the connection string
-        #[arg(long)]
-        connection_string: bool,
+    },
+    /// Print the connection string that a device is given
+    ConnectionString {
+        /// Its id
+        device: String,
     },
     /// Remove a device with its modules and twins
     Delete {
@@ -195,4 +197,16 @@ pub(crate) enum EdgeCommand {
         #[arg(long, value_name = "FILE")]
         content: PathBuf,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_two_arguments_of_a_command_share_a_name() {
+        Cli::command().debug_assert();
+    }
 }

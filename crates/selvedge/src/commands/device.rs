@@ -24,13 +24,14 @@ pub(crate) async fn run(
     match command {
         DeviceCommand::Create { device, edge } => create(&service, &device, edge, terminal).await,
         DeviceCommand::List { top } => list(&service, top, terminal).await,
-        DeviceCommand::Show { device, connection_string } => {
+        DeviceCommand::Show { device } => {
             let found: Device = service.get(&path(&device)?).await?;
-            if connection_string {
-                terminal.line(&connection_text(&service, &device, &found)?);
-            } else {
-                show(&found, terminal);
-            }
+            show(&found, terminal);
+            Ok(())
+        }
+        DeviceCommand::ConnectionString { device } => {
+            let found: Device = service.get(&path(&device)?).await?;
+            terminal.line(&connection_text(&service, &device, &found)?);
             Ok(())
         }
         DeviceCommand::Delete { device, yes } => delete(&service, &device, yes, terminal).await,
