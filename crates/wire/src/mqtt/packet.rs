@@ -62,13 +62,13 @@ pub enum Packet<'a> {
     },
     /// A message.
     Publish(Publish<'a>),
-    /// Acknowledges a QoS 1 publish.
+    /// Acknowledges a `QoS` 1 publish.
     PubAck(PacketId),
-    /// QoS 2, first answer.
+    /// `QoS` 2, first answer.
     PubRec(PacketId),
-    /// QoS 2, release.
+    /// `QoS` 2, release.
     PubRel(PacketId),
-    /// QoS 2, complete.
+    /// `QoS` 2, complete.
     PubComp(PacketId),
     /// Asks for messages.
     Subscribe {
@@ -140,7 +140,7 @@ pub struct Publish<'a> {
     pub body: &'a [u8],
     /// Its quality; [`Publish::id`] is there unless it is 0.
     pub qos: Qos,
-    /// Present for QoS 1 and 2.
+    /// Present for `QoS` 1 and 2.
     pub id: Option<PacketId>,
     /// Sent before.
     pub dup: bool,
@@ -197,7 +197,7 @@ pub enum InvalidPacket {
     /// A packet id is 0 where one is needed.
     #[error("a packet id is zero")]
     PacketId,
-    /// QoS 3.
+    /// `QoS` 3.
     #[error("quality of service 3 does not exist")]
     Qos,
     /// The protocol name is not `MQTT`.

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Answers are handed in as the requests went out, over all batches: PUBACKs then leave in the
-//! order of the PUBLISHes, as MQTT demands.
+//! order of the `PUBLISHes`, as MQTT demands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -170,6 +170,10 @@ pub struct Session {
     granted: Granted,
     phase: Phase,
     asked: bool,
+    /// At the last poll we were not reading, or owed answers.
+    busy: bool,
+    /// The peer took bytes since the last time-out.
+    taking: bool,
 }
 
 impl Session {
@@ -195,6 +199,8 @@ impl Session {
             granted: Granted::default(),
             phase: Phase::Waiting,
             asked: false,
+            busy: false,
+            taking: false,
         }
     }
 
@@ -342,20 +348,19 @@ impl Session {
                 (DeviceRequest::SendTelemetry(message), reply)
             }
             DeviceTopic::ReadTwin { rid } => (DeviceRequest::ReadTwin, Reply::Twin(rid.into())),
-            DeviceTopic::PatchReported { rid, if_version } => match serde_json::from_slice(&body) {
-                Ok(patch) => {
+            DeviceTopic::PatchReported { rid, if_version } => {
+                if let Ok(patch) = serde_json::from_slice(&body) {
                     let patch = TwinPatch(patch);
                     let request = DeviceRequest::PatchReported { patch, if_version };
                     (request, Reply::Twin(rid.into()))
-                }
-                Err(_) => {
+                } else {
                     let kind = RefusalKind::InvalidRequest;
                     let refusal = Refusal::new(kind, "the patch is not a JSON object");
                     let reply = Reply::Known(Box::new((rid.into(), refusal)));
                     self.owed.push_back(Owed { acknowledge: publish.id, reply });
                     return;
                 }
-            },
+            }
             DeviceTopic::MethodAnswer { call, status } => {
                 let response = MethodResponse { status, payload: body };
                 (DeviceRequest::AnswerMethod { call, response }, Reply::Lax)
@@ -412,6 +417,21 @@ impl Session {
 
     /// What to do next; call until `None` after every `handle_*`.
     pub fn poll(&mut self, now: Now) -> Option<Step> {
+        let step = self.next_step(now);
+        let busy = self.is_busy();
+        if self.busy && !busy {
+            // What the peer said meanwhile was not read, so its silence begins now.
+            self.heard = self.heard.max(now.tick);
+        }
+        self.busy = busy;
+        step
+    }
+
+    fn is_busy(&self) -> bool {
+        self.unanswered > 0 || !self.can_work()
+    }
+
+    fn next_step(&mut self, now: Now) -> Option<Step> {
         if let Some(connect) = self.connect.take() {
             return Some(Step::Connect(connect));
         }
@@ -477,6 +497,9 @@ impl Session {
         if self.phase != Phase::Open {
             return;
         }
+        // MQTT 3.1.1 has no negative PUBACK. To acknowledge would lose the message in silence, to
+        // say nothing would leave the client waiting; so the connection ends, whatever the kind,
+        // and the client sends it again. Azure does the same.
         if let (Reply::Firm, Err(refusal)) = (&owed.reply, &answer) {
             return self.end(Ending::Refused(refusal.kind));
         }
@@ -489,7 +512,9 @@ impl Session {
             Reply::Subscribe(id, filters) => self.answer_subscribe(id, &filters, answer),
             Reply::Unsubscribe(id, filters) => match answer {
                 Ok(_) => {
-                    filters.into_iter().for_each(|filter| self.granted.remove(filter));
+                    for filter in filters {
+                        self.granted.remove(filter);
+                    }
                     self.say(&Packet::UnsubAck(id));
                 }
                 // UNSUBACK cannot say no.
@@ -618,6 +643,7 @@ impl Session {
 
     /// The first `count` bytes of [`Session::output`] were written.
     pub fn handle_written(&mut self, count: usize) {
+        self.taking |= count > 0;
         self.output.advance(count.min(self.output.len()));
         if self.output.is_empty() {
             self.output = BytesMut::new();
@@ -633,9 +659,16 @@ impl Session {
         }
     }
 
-    /// Time passed; ends the connection if the peer has been silent too long.
+    /// Time passed; ends the connection if the peer has been silent too long. Silence does not
+    /// count while we do not read or owe answers; a peer that takes none of a full output does.
     pub fn handle_timeout(&mut self, now: Tick) {
         if now >= self.poll_timeout() {
+            let taking = std::mem::take(&mut self.taking);
+            let full = self.output.len() >= OUTPUT_BYTES_MAX;
+            if self.is_busy() && (taking || !full) {
+                self.heard = now;
+                return;
+            }
             let waiting = self.phase == Phase::Waiting;
             self.end(if waiting { Ending::ConnectTimeout } else { Ending::KeepAlive });
         }

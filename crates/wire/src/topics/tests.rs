@@ -64,3 +64,80 @@ fn user_names_are_read_as_sdks_and_bare_clients_write_them() {
     assert_eq!(UserName::parse("d"), Err(InvalidTopic::UserName));
     assert_eq!(UserName::parse("/d"), Err(InvalidTopic::UserName));
 }
+
+#[test]
+fn every_filter_belongs_to_one_kind_of_identity_and_reads_back() {
+    use super::filter::Filter;
+    let check = |who: &str, filter: Filter, text: Option<&str>| {
+        let who = id(who);
+        assert_eq!(filter.text(&who).as_deref(), text);
+        if let Some(text) = text {
+            assert_eq!(Filter::parse(&who, text), Some(filter));
+            assert_eq!(Filter::parse(&id("other"), text).is_some(), text.starts_with('$'));
+        }
+    };
+    check("d", Filter::CloudToDevice, Some("devices/d/messages/devicebound/#"));
+    check("d/m", Filter::CloudToDevice, None);
+    check("d", Filter::Inputs, None);
+    check("d/m", Filter::Inputs, Some("devices/d/modules/m/inputs/#"));
+    check("d/m", Filter::ModuleAll, Some("devices/d/modules/m/#"));
+    check("d/m", Filter::ModuleBound, Some("devices/d/modules/m/messages/devicebound/#"));
+    for who in ["d", "d/m"] {
+        check(who, Filter::Methods, Some("$iothub/methods/POST/#"));
+        check(who, Filter::TwinAnswers, Some("$iothub/twin/res/#"));
+        check(who, Filter::DesiredChanges, Some("$iothub/twin/PATCH/properties/desired/#"));
+    }
+    for foreign in ["#", "+", "devices/d/#", "$iothub/#", "$iothub/methods/POST/+", ""] {
+        assert_eq!(Filter::parse(&id("d"), foreign), None, "{foreign}");
+    }
+}
+
+#[test]
+fn grants_are_kept_apart_and_the_last_quality_wins() {
+    use super::filter::{Filter, Granted};
+    let mut granted = Granted::default();
+    for (at, filter) in Filter::ALL.into_iter().enumerate() {
+        granted.insert(filter, u8::from(at % 2 == 0));
+    }
+    for (at, filter) in Filter::ALL.into_iter().enumerate() {
+        assert_eq!(granted.qos(filter), Some(u8::from(at % 2 == 0)), "{filter:?}");
+    }
+    granted.insert(Filter::Methods, 1);
+    granted.insert(Filter::Methods, 0);
+    granted.remove(Filter::Inputs);
+    assert_eq!((granted.qos(Filter::Methods), granted.qos(Filter::Inputs)), (Some(0), None));
+    assert!(granted.has(Filter::ModuleAll.feature()));
+}
+
+#[test]
+fn statuses_and_error_numbers_belong_together() {
+    use model::refusal::RefusalKind as K;
+
+    use super::status;
+    for kind in [
+        K::InvalidRequest,
+        K::Unauthenticated,
+        K::Forbidden,
+        K::DeviceNotFound,
+        K::ModuleNotFound,
+        K::NotFound,
+        K::AlreadyExists,
+        K::PreconditionFailed,
+        K::TooLarge,
+        K::QuotaExceeded,
+        K::Throttled,
+        K::TargetOffline,
+        K::TargetTimedOut,
+        K::TakenOver,
+        K::TimedOut,
+        K::Unavailable,
+        K::Internal,
+    ] {
+        let (status, number) = status::status(kind);
+        assert_eq!(u32::from(status), number / 1000, "{kind:?}");
+        assert_eq!(status::status(status::kind(status)).0, status, "{kind:?}");
+    }
+    let refusal = status::read_error(429, b"not JSON");
+    assert_eq!((refusal.kind, &*refusal.reason), (K::Throttled, "the hub answered 429"));
+    assert_eq!(status::read_error(418, b"{\"message\":\"tea\"}").reason, "tea");
+}

@@ -37,7 +37,9 @@ pub(super) fn packet(packet: &Packet<'_>, out: &mut BytesMut) {
         Packet::Unsubscribe { id, filters } => {
             header(0xa2, 2 + filters.iter().map(|text| 2 + cut(text).len()).sum::<usize>(), out);
             out.put_u16(id.get());
-            filters.iter().for_each(|text| binary(cut(text), out));
+            for text in filters {
+                binary(cut(text), out);
+            }
         }
         Packet::UnsubAck(id) => acknowledgement(0xb0, *id, out),
         Packet::PingReq => out.put_slice(&[0xc0, 0]),
@@ -112,5 +114,7 @@ fn connect(packet: &Connect<'_>, out: &mut BytesMut) {
     binary(b"MQTT", out);
     out.put_slice(&[LEVEL, flags]);
     out.put_u16(packet.keep_alive);
-    fields.iter().for_each(|field| binary(field, out));
+    for field in fields {
+        binary(field, out);
+    }
 }

@@ -47,7 +47,7 @@ fn every_packet_survives_encoding_and_decoding() {
         Packet::ConnAck { session_present: false, code: 5 },
         Packet::Publish(publish.clone()),
         Packet::Publish(Publish { qos: Qos::ExactlyOnce, id: Some(id(9)), dup: true, ..publish }),
-        telemetry(&[b'x'; 70_000]),
+        telemetry(&vec![b'x'; 70_000]),
         Packet::PubAck(id(1)),
         Packet::PubRec(id(2)),
         Packet::PubRel(id(3)),

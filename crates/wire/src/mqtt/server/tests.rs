@@ -1,13 +1,18 @@
 use model::feature::Feature;
+use model::method::{MethodCallId, MethodRequest};
 use model::twin::Version;
+use model::waist::Delivery;
 
 use super::*;
+use crate::mqtt::packet::Will;
 
 const SECOND: u64 = 1_000_000_000;
 
 fn bytes_of(packets: &[Packet<'_>]) -> BytesMut {
     let mut out = BytesMut::new();
-    packets.iter().for_each(|one| packet::encode(one, &mut out));
+    for one in packets {
+        packet::encode(one, &mut out);
+    }
     out
 }
 
@@ -156,4 +161,263 @@ fn an_idle_session_is_small_and_holds_no_buffer() {
     written(&mut session);
     let held = session.rest.capacity() + session.output.capacity() + session.owed.capacity();
     assert_eq!((held, session.batch.capacity()), (0, 0));
+}
+
+fn subscribed(filters: &[Filter]) -> FeatureSet {
+    let who: IdentityId = "d".parse().unwrap();
+    let one = |filter: &Filter| Subscription {
+        feature: filter.feature(),
+        qos: 1,
+        filter: filter.text(&who).unwrap(),
+    };
+    filters.iter().map(one).collect()
+}
+
+/// The requests of the next batch.
+fn batch(session: &mut Session) -> Vec<DeviceRequest> {
+    match session.poll(Now::default()) {
+        Some(Step::Submit(Batch(requests))) => requests,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ended(session: &mut Session) -> Option<Ending> {
+    match session.poll(Now::default()) {
+        Some(Step::Close(ending)) => Some(ending),
+        _ => None,
+    }
+}
+
+fn message(token: u64) -> DeviceEvent {
+    let message = Message { body: Bytes::from_static(b"down"), ..Message::default() };
+    DeviceEvent::Message(Box::new(Delivery { token: DeliveryToken(token), message }))
+}
+
+#[test]
+fn a_broken_connection_leaves_the_will_and_a_goodbye_does_not() {
+    let check = |goodbye: bool| {
+        let Packet::Connect(mut asked) = connect("d") else { panic!() };
+        let topic = "devices/d/messages/events/k=v";
+        asked.will = Some(Will { topic, body: b"gone", qos: Qos::AtMostOnce, retain: false });
+        let mut session = Session::new(Tick(0));
+        session.handle_bytes(Tick(0), &bytes_of(&[Packet::Connect(asked)]));
+        run(&mut session);
+        if goodbye {
+            session.handle_bytes(Tick(0), &bytes_of(&[Packet::Disconnect]));
+            assert_eq!(ended(&mut session), Some(Ending::Asked));
+        }
+        session.leave()
+    };
+    assert_eq!(check(true), Leave::Asked);
+    let Leave::Lost { will: Some(will) } = check(false) else { panic!() };
+    assert_eq!(&will.properties.0[..], b"k=v&iothub-MessageType=Will");
+    assert_eq!(&will.body[..], b"gone");
+}
+
+#[test]
+fn a_will_with_a_foreign_topic_ends_the_connection() {
+    let Packet::Connect(mut asked) = connect("d") else { panic!() };
+    let topic = "devices/e/messages/events/";
+    asked.will = Some(Will { topic, body: b"", qos: Qos::AtMostOnce, retain: false });
+    let mut session = Session::new(Tick(0));
+    session.handle_bytes(Tick(0), &bytes_of(&[Packet::Connect(asked)]));
+    assert!(matches!(ended(&mut session), Some(Ending::Protocol(_))));
+}
+
+#[test]
+fn a_retained_publish_becomes_a_property() {
+    let mut session = open(&FeatureSet::new());
+    let Packet::Publish(mut one) = publish("devices/d/messages/events/a=b", 1, b"") else {
+        panic!()
+    };
+    one.retain = true;
+    session.handle_bytes(Tick(0), &bytes_of(&[Packet::Publish(one)]));
+    let requests = batch(&mut session);
+    let [DeviceRequest::SendTelemetry(message)] = &requests[..] else { panic!() };
+    assert_eq!(&message.properties.0[..], b"a=b&mqtt-retain=true");
+}
+
+#[test]
+fn a_message_is_completed_by_its_acknowledgement_and_by_nothing_else() {
+    let mut session = open(&subscribed(&[Filter::CloudToDevice]));
+    session.handle_event(message(7));
+    session.handle_event(message(8));
+    assert_eq!(session.credit().messages, 62);
+    let sent = written(&mut session);
+    assert_eq!(sent[..4], [0x32, 39, 0, 31]);
+    assert!(sent.ends_with(b"devices/d/messages/devicebound/\0\x02down"), "{sent:?}");
+    let strange = PacketId::new(77).unwrap();
+    session.handle_bytes(Tick(0), &bytes_of(&[Packet::PubAck(strange)]));
+    assert!(session.poll(Now::default()).is_none());
+    session.handle_bytes(Tick(0), &bytes_of(&[Packet::PubAck(PacketId::new(2).unwrap())]));
+    let requests = batch(&mut session);
+    let [DeviceRequest::Settle { token, outcome: Outcome::Complete }] = &requests[..] else {
+        panic!("{requests:?}")
+    };
+    assert_eq!((*token, session.credit().messages), (DeliveryToken(8), 63));
+    // Nobody subscribed: it stays locked.
+    let mut session = open(&FeatureSet::new());
+    session.handle_event(message(9));
+    assert!(session.output().is_empty() && session.poll(Now::default()).is_none());
+}
+
+#[test]
+fn a_message_at_quality_0_is_completed_at_once() {
+    let mut features = FeatureSet::new();
+    for one in &subscribed(&[Filter::CloudToDevice]) {
+        features.insert(Subscription { qos: 0, ..one.clone() });
+    }
+    let mut session = open(&features);
+    session.handle_event(message(7));
+    assert_eq!(written(&mut session)[0], 0x30);
+    assert!(matches!(batch(&mut session)[..], [DeviceRequest::Settle { .. }]));
+    assert_eq!(session.credit().messages, 64);
+}
+
+#[test]
+fn methods_and_desired_changes_are_published_only_to_those_who_asked() {
+    let call = DeviceEvent::Method {
+        call: MethodCallId(0x1f),
+        request: MethodRequest {
+            name: "reboot".into(),
+            payload: Bytes::from_static(b"null"),
+            response_timeout: Duration::ZERO,
+            connect_timeout: Duration::ZERO,
+        },
+        deadline: Tick(9),
+    };
+    let patch = TwinPatch(serde_json::from_str("{\"a\":null}").unwrap());
+    let desired = DeviceEvent::Desired { patch, version: Version(5) };
+    let mut deaf = open(&FeatureSet::new());
+    deaf.handle_event(call.clone());
+    deaf.handle_event(desired.clone());
+    assert!(deaf.output().is_empty());
+    let mut session = open(&subscribed(&[Filter::Methods, Filter::DesiredChanges]));
+    session.handle_event(call);
+    assert_eq!(&written(&mut session)[4..], b"$iothub/methods/POST/reboot/?$rid=1fnull");
+    session.handle_event(desired);
+    let text = b"$iothub/twin/PATCH/properties/desired/?$version=5{\"a\":null,\"$version\":5}";
+    assert_eq!(&written(&mut session)[4..], text);
+    let answer = publish("$iothub/methods/res/404/?$rid=1f", 3, b"{}");
+    session.handle_bytes(Tick(0), &bytes_of(&[answer]));
+    let requests = batch(&mut session);
+    let [DeviceRequest::AnswerMethod { call, response }] = &requests[..] else { panic!() };
+    assert_eq!((call.0, response.status, &response.payload[..]), (0x1f, 404, &b"{}"[..]));
+    // Too late is not the device's fault.
+    let refusal = Refusal::new(RefusalKind::NotFound, "nobody waits");
+    session.handle_answer(Now::default(), Err(refusal));
+    assert_eq!(written(&mut session), [0x40, 2, 0, 3]);
+}
+
+#[test]
+fn a_refused_open_has_a_code_that_says_whether_to_try_again() {
+    let check = |kind, code| {
+        let mut session = Session::new(Tick(0));
+        session.handle_bytes(Tick(0), &bytes_of(&[connect("d")]));
+        session.poll(Now::default());
+        session.handle_refused(&Refusal::new(kind, "no"));
+        assert_eq!(written(&mut session), [0x20, 2, 0, code]);
+        assert_eq!(ended(&mut session), Some(Ending::NotOpened(kind)));
+        assert_eq!(session.poll_timeout(), Tick::NEVER);
+    };
+    check(RefusalKind::Unauthenticated, 5);
+    check(RefusalKind::Forbidden, 5);
+    check(RefusalKind::Throttled, 3);
+    check(RefusalKind::Unavailable, 3);
+    check(RefusalKind::Internal, 3);
+}
+
+#[test]
+fn a_client_of_mqtt_5_is_told_that_the_version_is_not_spoken() {
+    let mut bytes = bytes_of(&[connect("d")]);
+    assert_eq!(bytes[8], packet::LEVEL);
+    bytes[8] = 5;
+    let mut session = Session::new(Tick(0));
+    session.handle_bytes(Tick(0), &bytes);
+    assert_eq!(written(&mut session), [0x20, 2, 0, 1]);
+    assert!(matches!(ended(&mut session), Some(Ending::Protocol(_))));
+}
+
+#[test]
+fn refused_telemetry_ends_the_connection_at_quality_1_and_is_lost_at_quality_0() {
+    let refuse = |session: &mut Session| {
+        assert_eq!(batch(session).len(), 1);
+        let refusal = Refusal::new(RefusalKind::Throttled, "slow down");
+        session.handle_answer(Now::default(), Err(refusal));
+        assert!(session.output().is_empty());
+        ended(session)
+    };
+    let topic = "devices/d/messages/events/";
+    let mut session = open(&FeatureSet::new());
+    session.handle_bytes(Tick(0), &bytes_of(&[publish(topic, 1, b"")]));
+    assert_eq!(refuse(&mut session), Some(Ending::Refused(RefusalKind::Throttled)));
+    let mut session = open(&FeatureSet::new());
+    let Packet::Publish(one) = publish(topic, 1, b"") else { panic!() };
+    let one = Packet::Publish(Publish { qos: Qos::AtMostOnce, id: None, ..one });
+    session.handle_bytes(Tick(0), &bytes_of(&[one]));
+    assert_eq!(refuse(&mut session), None);
+}
+
+#[test]
+fn too_many_unanswered_requests_stop_the_reading_until_answers_come() {
+    let mut session = open(&FeatureSet::new());
+    let one = bytes_of(&[publish("devices/d/messages/events/", 1, b"")]);
+    let all = one.repeat(UNANSWERED_MAX + 5);
+    session.handle_bytes(Tick(0), &all);
+    let mut out = 0;
+    while let Some(Step::Submit(Batch(requests))) = session.poll(Now::default()) {
+        assert!(requests.len() <= BATCH_REQUESTS_MAX);
+        out += requests.len();
+    }
+    assert_eq!((out, session.wants_bytes()), (UNANSWERED_MAX, false));
+    session.handle_answer(Now::default(), Ok(Answer::Accepted));
+    assert_eq!(batch(&mut session).len(), 1);
+    for _ in 0..UNANSWERED_MAX {
+        session.handle_answer(Now::default(), Ok(Answer::Accepted));
+    }
+    assert_eq!(batch(&mut session).len(), 4);
+    assert!(session.wants_bytes());
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_neither_read_nor_sent_messages() {
+    let mut session = open(&subscribed(&[Filter::CloudToDevice, Filter::DesiredChanges]));
+    let map = serde_json::from_value(serde_json::json!({ "k": "x".repeat(OUTPUT_BYTES_MAX) }));
+    let patch = TwinPatch(map.unwrap());
+    session.handle_event(DeviceEvent::Desired { patch, version: Version(1) });
+    assert_eq!((session.wants_bytes(), session.credit().messages), (false, 0));
+    written(&mut session);
+    assert_eq!((session.wants_bytes(), session.credit().messages), (true, 64));
+    (0..64).for_each(|token| session.handle_event(message(token)));
+    assert_eq!((session.wants_bytes(), session.credit().messages), (true, 0));
+}
+
+#[test]
+fn silence_does_not_count_while_we_do_not_read_or_owe_answers() {
+    let at = |seconds: u64| Now { tick: Tick(seconds * SECOND), ..Now::default() };
+    let mut session = open(&FeatureSet::new());
+    let one = publish("devices/d/messages/events/", 1, b"");
+    session.handle_bytes(Tick(0), &bytes_of(&[one]));
+    assert!(matches!(session.poll(at(0)), Some(Step::Submit(_))));
+    // The answer takes 100 s: the time-out at 90 s is excused.
+    session.handle_timeout(Tick(90 * SECOND));
+    assert!(session.poll(at(90)).is_none());
+    session.handle_answer(at(100), Ok(Answer::Accepted));
+    assert!(session.poll(at(100)).is_none());
+    assert_eq!(session.poll_timeout(), Tick(190 * SECOND));
+    session.handle_timeout(Tick(190 * SECOND));
+    assert_eq!(ended(&mut session), Some(Ending::KeepAlive));
+}
+
+#[test]
+fn a_peer_that_takes_nothing_of_a_full_output_is_given_up_and_a_slow_one_is_not() {
+    let mut session = open(&subscribed(&[Filter::DesiredChanges]));
+    let map = serde_json::json!({ "k": "x".repeat(OUTPUT_BYTES_MAX + 100) });
+    let patch = TwinPatch(serde_json::from_value(map).unwrap());
+    session.handle_event(DeviceEvent::Desired { patch, version: Version(1) });
+    session.handle_written(10);
+    session.handle_timeout(Tick(90 * SECOND));
+    assert!(session.poll(Now::default()).is_none());
+    session.handle_timeout(Tick(180 * SECOND));
+    assert_eq!(ended(&mut session), Some(Ending::KeepAlive));
 }
