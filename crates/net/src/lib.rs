@@ -17,3 +17,9 @@ pub mod mqtt;
 pub mod http;
 
 pub mod http_client;
+
+pub mod client;
+
+mod alarm;
+
+mod scratch;

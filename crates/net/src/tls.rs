@@ -1,4 +1,9 @@
 //! TLS 1.2 and 1.3 with ring, passed explicitly; certificates that can be swapped live.
+//!
+//! Streams use rustls' unbuffered interface: bytes pass through buffers of the thread, and an
+//! idle connection holds none.
+
+mod stream;
 
 use std::fmt;
 use std::io;
@@ -7,17 +12,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::secret::Secret;
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::network::ByteStream;
 
@@ -25,6 +32,9 @@ use crate::network::ByteStream;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Handshakes at once in one process; more wait. At 0.13 ms each this is a second of one core.
 pub const HANDSHAKES_MAX: usize = 8192;
+
+/// Servers whose tickets one client remembers.
+const RESUMPTIONS_MAX: usize = 32;
 
 /// Why TLS could not be set up.
 #[derive(Debug, Error)]
@@ -93,7 +103,7 @@ impl ResolvesServerCert for Shown {
 /// The server's side of TLS for one listener.
 #[derive(Clone)]
 pub struct Server {
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -133,11 +143,9 @@ impl Server {
             .with_cert_resolver(Arc::new(Shown(certificate)));
         // Sessions kept for resumption would cost memory per connection.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-        })
+        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsSetupError::Settings)?;
+        config.send_tls13_tickets = 1;
+        Ok(Self { config: Arc::new(config), handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) })
     }
 
     /// Does the handshake.
@@ -146,18 +154,16 @@ impl Server {
     /// `TimedOut` after [`HANDSHAKE_TIMEOUT`]; else what the peer or the library did.
     pub async fn accept(&self, stream: Box<dyn ByteStream>) -> io::Result<Secured> {
         let _place = self.handshakes.acquire().await.map_err(io::Error::other)?;
-        let shaken = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await;
-        let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let client_chain = stream.get_ref().1.peer_certificates().map(|chain| {
-            chain.iter().map(|der| Bytes::copy_from_slice(der)).collect::<Arc<[Bytes]>>()
-        });
-        Ok(Secured { stream: Box::new(stream), client_chain })
+        let machine =
+            UnbufferedServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
+        let shaken = timeout(HANDSHAKE_TIMEOUT, stream::handshake(stream, machine)).await;
+        shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 
 /// The client's side of TLS: whom to trust.
 #[derive(Clone)]
-pub struct Client(TlsConnector);
+pub struct Client(Arc<ClientConfig>);
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,12 +185,13 @@ impl Client {
         if roots.is_empty() {
             return Err(TlsSetupError::Roots);
         }
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsSetupError::Settings)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        config.resumption = Resumption::in_memory_sessions(RESUMPTIONS_MAX);
+        Ok(Self(Arc::new(config)))
     }
 
     /// Does the handshake with a server that must prove to be `name`.
@@ -198,8 +205,9 @@ impl Client {
     ) -> io::Result<Box<dyn ByteStream>> {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let shaken = timeout(HANDSHAKE_TIMEOUT, self.0.connect(name, stream)).await;
-        let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Box::new(stream))
+        let machine =
+            UnbufferedClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
+        let shaken = timeout(HANDSHAKE_TIMEOUT, stream::handshake(stream, machine)).await;
+        Ok(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.stream)
     }
 }

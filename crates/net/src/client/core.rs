@@ -1,0 +1,441 @@
+//! What a client session knows, without sockets and tasks: requests in, answers and events out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use model::feature::FeatureSet;
+use model::refusal::{Refusal, RefusalKind};
+use model::time::Tick;
+use model::waist::{
+    Answer, Answers, Batch, CloseReason, Completion, Credit, DeviceEvent, DeviceRequest, Full,
+    Leave, ModuleOperation,
+};
+use tokio::sync::watch;
+use wire::mqtt::client::{Ending, Login, Options, RequestId, Session, Step};
+
+use super::Link;
+
+/// Bytes of telemetry that may wait for answers.
+const UNANSWERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Events that may wait for somebody to poll; beyond it the socket is not read.
+const EVENTS_MAX: usize = 1024;
+
+pub(super) struct Core {
+    wire: Session,
+    next_id: u64,
+    open: BTreeMap<RequestId, Entry>,
+    /// Open requests to be sent again over the next connection.
+    again: Vec<RequestId>,
+    unanswered_bytes: usize,
+    events: VecDeque<DeviceEvent>,
+    /// Whether the server accepted the current connection, and then whether it knew us.
+    accepted: Option<bool>,
+    /// What the server granted in any connection so far.
+    granted: FeatureSet,
+    greeted_before: bool,
+    /// Told to whoever watches the connections of a kept session.
+    news: Option<watch::Sender<Link>>,
+    left: Option<Leave>,
+    end: Option<CloseReason>,
+    end_told: bool,
+    driver: Option<Waker>,
+    room: Option<Waker>,
+    listener: Option<Waker>,
+}
+
+struct Entry {
+    slot: Slot,
+    deadline: Tick,
+    bytes: usize,
+    /// The request once more, if doing it twice is the same as doing it once.
+    copy: Option<DeviceRequest>,
+}
+
+/// A module operation, for whoever carries it out over HTTPS.
+pub(super) struct Aside {
+    pub(super) operation: ModuleOperation,
+    pub(super) slot: Slot,
+}
+
+impl Core {
+    /// A session that ends with its connection.
+    pub(super) fn single(options: Options) -> Self {
+        Self {
+            wire: Session::new(options),
+            next_id: 0,
+            open: BTreeMap::new(),
+            again: Vec::new(),
+            unanswered_bytes: 0,
+            events: VecDeque::new(),
+            accepted: None,
+            granted: FeatureSet::new(),
+            greeted_before: false,
+            news: None,
+            left: None,
+            end: None,
+            end_told: false,
+            driver: None,
+            room: None,
+            listener: None,
+        }
+    }
+
+    /// A session that outlives its connections and tells about them.
+    pub(super) fn kept(options: Options, news: watch::Sender<Link>) -> Self {
+        Self { news: Some(news), ..Self::single(options) }
+    }
+
+    // ── From the owner of the session ──
+
+    pub(super) fn submit(
+        &mut self,
+        now: Tick,
+        batch: Batch,
+        deadline: Tick,
+    ) -> Result<(Completion, Vec<Aside>), Full> {
+        if self.end.is_some() || self.left.is_some() {
+            let gone = || Err(Refusal::new(RefusalKind::Unavailable, "the session is closed"));
+            let answers = batch.0.iter().map(|_| gone()).collect();
+            return Ok((Completion::ready(answers), Vec::new()));
+        }
+        let bytes: usize = batch.0.iter().map(bytes_of).sum();
+        let over = self.unanswered_bytes + bytes > UNANSWERED_BYTES_MAX;
+        if self.wire.room() < batch.0.len() || (over && self.unanswered_bytes > 0) {
+            return Err(Full(batch));
+        }
+        let (completion, slots) = slots(batch.0.len());
+        let mut asides = Vec::new();
+        for (request, slot) in batch.0.into_iter().zip(slots) {
+            match request {
+                DeviceRequest::Modules(operation) => asides.push(Aside { operation, slot }),
+                request => self.ask(now, request, slot, deadline),
+            }
+        }
+        wake(&mut self.driver);
+        Ok((completion, asides))
+    }
+
+    fn ask(&mut self, now: Tick, request: DeviceRequest, slot: Slot, deadline: Tick) {
+        let id = self.fresh_id();
+        let (bytes, copy) = (bytes_of(&request), copy_of(&request));
+        if self.wire.request(now, id, request).is_err() {
+            slot.fill(Err(Refusal::new(RefusalKind::Unavailable, "there is no room")));
+            return;
+        }
+        self.unanswered_bytes += bytes;
+        self.open.insert(id, Entry { slot, deadline, bytes, copy });
+    }
+
+    fn fresh_id(&mut self) -> RequestId {
+        self.next_id += 1;
+        RequestId(self.next_id)
+    }
+
+    pub(super) fn poll_ready(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let room = self.wire.room() >= model::waist::BATCH_REQUESTS_MAX / 2
+            && self.unanswered_bytes < UNANSWERED_BYTES_MAX / 2;
+        if room || self.open.is_empty() || self.end.is_some() || self.left.is_some() {
+            return Poll::Ready(());
+        }
+        self.room = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(super) fn poll_event(&mut self, cx: &Context<'_>, credit: Credit) -> Poll<DeviceEvent> {
+        if let (Some(end), false) = (self.end, self.end_told) {
+            self.end_told = true;
+            self.events.clear();
+            return Poll::Ready(DeviceEvent::Closed(end));
+        }
+        let allowed =
+            |event: &DeviceEvent| credit.messages > 0 || !matches!(event, DeviceEvent::Message(_));
+        if let Some(at) = self.events.iter().position(allowed)
+            && let Some(event) = self.events.remove(at)
+        {
+            if self.events.len() + 1 == EVENTS_MAX {
+                wake(&mut self.driver);
+            }
+            return Poll::Ready(event);
+        }
+        self.listener = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The owner goes; the first way of leaving counts.
+    pub(super) fn leave(&mut self, how: Leave) {
+        if self.left.is_some() {
+            return;
+        }
+        if how == Leave::Asked {
+            self.wire.disconnect();
+        }
+        self.left = Some(how);
+        wake(&mut self.driver);
+    }
+
+    // ── From the connection ──
+
+    pub(super) fn connect(&mut self, now: Tick, login: Login) {
+        self.accepted = None;
+        self.wire.connect(now, login);
+    }
+
+    /// Ends the current connection politely, to make another.
+    pub(super) fn part(&mut self) {
+        self.wire.disconnect();
+    }
+
+    /// Does what is to be done; gives the end of the connection if it has come.
+    pub(super) fn work(&mut self, now: Tick) -> Option<Ending> {
+        self.expire(now);
+        while let Some(step) = self.wire.poll(now) {
+            match step {
+                Step::Connected { resumed } => self.handle_accepted(now, resumed),
+                Step::Answer { id, answer } => self.settle(id, answer),
+                Step::Event(event) => {
+                    self.events.push_back(event);
+                    wake(&mut self.listener);
+                }
+                Step::Close(ending) => return Some(ending),
+            }
+        }
+        None
+    }
+
+    fn handle_accepted(&mut self, now: Tick, resumed: bool) {
+        self.accepted = Some(resumed);
+        if let Some(news) = &self.news {
+            news.send_replace(Link::Up { resumed });
+        }
+        // The server forgot us: it must hear the subscriptions again before all else.
+        if self.greeted_before && !resumed && !self.granted.is_empty() {
+            let (id, request) = (self.fresh_id(), DeviceRequest::Subscribe(self.granted.clone()));
+            if self.wire.request(now, id, request).is_err() {
+                tracing::warn!("no room to subscribe again");
+            }
+        }
+        self.greeted_before = true;
+        for old in std::mem::take(&mut self.again) {
+            let Some(mut entry) = self.open.remove(&old) else { continue };
+            let Some(request) = entry.copy.take() else { continue };
+            self.unanswered_bytes -= entry.bytes;
+            self.ask(now, request, entry.slot, entry.deadline);
+        }
+    }
+
+    fn settle(&mut self, id: RequestId, answer: Result<Answer, Refusal>) {
+        let lost = matches!(&answer, Err(refusal) if refusal.kind == RefusalKind::TimedOut);
+        let kept = self.news.is_some() && self.left.is_none() && self.end.is_none();
+        let Some(entry) = self.open.get(&id) else { return };
+        if lost && kept && entry.copy.is_some() {
+            self.again.push(id);
+            return;
+        }
+        let Some(entry) = self.open.remove(&id) else { return };
+        self.unanswered_bytes -= entry.bytes;
+        match (&answer, &entry.copy) {
+            (Ok(Answer::Subscribed(granted)), _) => {
+                granted.iter().for_each(|one| self.granted.insert(one.clone()));
+            }
+            (Ok(_), Some(DeviceRequest::Unsubscribe(filters))) => {
+                filters.iter().for_each(|filter| self.granted.remove(filter));
+            }
+            _ => {}
+        }
+        entry.slot.fill(answer);
+        wake(&mut self.room);
+    }
+
+    /// Requests whose deadline has passed get no other answer.
+    fn expire(&mut self, now: Tick) {
+        let late: Vec<RequestId> = self
+            .open
+            .iter()
+            .filter(|(_, entry)| entry.deadline <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            let Some(entry) = self.open.remove(&id) else { continue };
+            self.unanswered_bytes -= entry.bytes;
+            entry.slot.fill(Err(late_refusal()));
+            wake(&mut self.room);
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn handle_disconnected(&mut self, now: Tick) {
+        self.accepted = None;
+        self.wire.handle_disconnected();
+        // A closing step that still stands there concerns the connection that is gone.
+        while self.work(now).is_some() {}
+    }
+
+    /// Nothing more will come: open requests are answered, and the end is told.
+    pub(super) fn finish(&mut self, reason: CloseReason) {
+        self.end.get_or_insert(reason);
+        self.wire.handle_disconnected();
+        for (_, entry) in std::mem::take(&mut self.open) {
+            entry.slot.fill(Err(late_refusal()));
+        }
+        self.again.clear();
+        self.unanswered_bytes = 0;
+        wake(&mut self.listener);
+        wake(&mut self.room);
+    }
+
+    pub(super) fn down(&self, refusal: Refusal) {
+        if let Some(news) = &self.news {
+            news.send_replace(Link::Down(refusal));
+        }
+    }
+
+    pub(super) fn handle_bytes(&mut self, now: Tick, bytes: &[u8]) {
+        self.wire.handle_bytes(now, bytes);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Tick) {
+        self.wire.handle_timeout(now);
+    }
+
+    /// Moves what is to be written into `out`.
+    pub(super) fn take_output(&mut self, out: &mut Vec<u8>) {
+        let output = self.wire.output();
+        out.extend_from_slice(output);
+        let count = output.len();
+        self.wire.handle_written(count);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Tick {
+        let deadline = self.open.values().map(|entry| entry.deadline).min();
+        self.wire.poll_timeout().min(deadline.unwrap_or(Tick::NEVER))
+    }
+
+    pub(super) fn wants_bytes(&self) -> bool {
+        self.events.len() < EVENTS_MAX
+    }
+
+    pub(super) fn accepted(&self) -> Option<bool> {
+        self.accepted
+    }
+
+    pub(super) fn features(&self) -> FeatureSet {
+        self.wire.features().clone()
+    }
+
+    pub(super) fn left(&self) -> Option<&Leave> {
+        self.left.as_ref()
+    }
+
+    /// The task that drives the connection is woken when the owner did something.
+    pub(super) fn set_driver(&mut self, cx: &Context<'_>) {
+        if self.driver.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            self.driver = Some(cx.waker().clone());
+        }
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+fn late_refusal() -> Refusal {
+    Refusal::new(RefusalKind::TimedOut, "no answer came; it may have happened")
+}
+
+/// What a request weighs, in bytes; small ones weigh nothing and are bounded by their number.
+fn bytes_of(request: &DeviceRequest) -> usize {
+    match request {
+        DeviceRequest::SendTelemetry(message) => message.body.len() + message.properties.0.len(),
+        DeviceRequest::AnswerMethod { response, .. } => response.payload.len(),
+        DeviceRequest::InvokeMethod { request, .. } => request.payload.len(),
+        _ => 0,
+    }
+}
+
+/// The request once more, if it may be carried out twice. Telemetry is kept by `wire` itself.
+fn copy_of(request: &DeviceRequest) -> Option<DeviceRequest> {
+    match request {
+        DeviceRequest::ReadTwin => Some(DeviceRequest::ReadTwin),
+        DeviceRequest::PatchReported { patch, if_version: None } => {
+            Some(DeviceRequest::PatchReported { patch: patch.clone(), if_version: None })
+        }
+        DeviceRequest::Subscribe(features) => Some(DeviceRequest::Subscribe(features.clone())),
+        DeviceRequest::Unsubscribe(filters) => Some(DeviceRequest::Unsubscribe(filters.clone())),
+        _ => None,
+    }
+}
+
+/// The answers of one batch, some of them still missing.
+#[derive(Default)]
+struct Slots {
+    answers: Vec<Option<Result<Answer, Refusal>>>,
+    next: usize,
+    waker: Option<Waker>,
+}
+
+/// Where one answer goes. Dropping it unfilled answers `TimedOut`.
+pub(super) struct Slot {
+    slots: Arc<Mutex<Slots>>,
+    at: usize,
+    filled: bool,
+}
+
+impl Slot {
+    pub(super) fn fill(mut self, answer: Result<Answer, Refusal>) {
+        self.put(answer);
+    }
+
+    fn put(&mut self, answer: Result<Answer, Refusal>) {
+        self.filled = true;
+        let mut slots = lock(&self.slots);
+        if let Some(place) = slots.answers.get_mut(self.at) {
+            *place = Some(answer);
+        }
+        wake(&mut slots.waker);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.filled {
+            self.put(Err(late_refusal()));
+        }
+    }
+}
+
+struct Waiting(Arc<Mutex<Slots>>);
+
+impl Answers for Waiting {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Answer, Refusal>>> {
+        let mut slots = lock(&self.0);
+        let at = slots.next;
+        match slots.answers.get_mut(at) {
+            None => Poll::Ready(None),
+            Some(place) => match place.take() {
+                Some(answer) => {
+                    slots.next += 1;
+                    Poll::Ready(Some(answer))
+                }
+                None => {
+                    slots.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            },
+        }
+    }
+}
+
+/// A completion of `count` answers, and where each of them goes.
+pub(super) fn slots(count: usize) -> (Completion, Vec<Slot>) {
+    let slots = Slots { answers: vec![None; count], ..Slots::default() };
+    let slots = Arc::new(Mutex::new(slots));
+    let each = (0..count).map(|at| Slot { slots: Arc::clone(&slots), at, filled: false }).collect();
+    (Completion::new(Waiting(slots)), each)
+}
+
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
