@@ -231,6 +231,8 @@ pub struct Session {
     held: Vec<(DeliveryToken, Option<PacketId>)>,
     calls: VecDeque<Call>,
     features: FeatureSet,
+    /// What the server forgot and was not told again yet.
+    lost: FeatureSet,
     twin_path: TwinPath,
     last_packet: u16,
     last_rid: u64,
@@ -264,6 +266,7 @@ impl Session {
             held: Vec::new(),
             calls: VecDeque::new(),
             features,
+            lost: FeatureSet::new(),
             twin_path: TwinPath::Unknown,
             last_packet: 0,
             last_rid: 0,
@@ -327,9 +330,9 @@ impl Session {
         self.close(Ending::Asked);
     }
 
-    /// The connection is gone. Telemetry in flight is kept and sent again after the next
-    /// [`Session::connect`]; other requests are answered `TimedOut` if they were sent and
-    /// `Unavailable` if not. Deliveries and method calls of the old connection are forgotten.
+    /// The connection is gone. What was not sent waits for the next [`Session::connect`], and
+    /// telemetry in flight is sent again before it; other requests in flight are answered
+    /// `TimedOut`. Deliveries and method calls of the old connection are forgotten.
     pub fn handle_disconnected(&mut self) {
         self.phase = Phase::Idle;
         self.asked_at = None;
@@ -339,25 +342,18 @@ impl Session {
         self.held = Vec::new();
         self.calls = VecDeque::new();
         self.twin_path = TwinPath::Unknown;
-        let mut kept = VecDeque::new();
+        let mut again = VecDeque::new();
         for Pending { request, deadline, awaits } in std::mem::take(&mut self.pending) {
             match (request, awaits) {
                 (Some(id), Awaits::Telemetry(flight)) => {
-                    kept.push_back(Queued { id, deadline, work: Work::Again(flight) });
+                    again.push_back(Queued { id, deadline, work: Work::Again(flight) });
                 }
                 (Some(id), _) => self.answer(id, Err(unknown_outcome())),
                 (None, _) => {}
             }
         }
-        for queued in std::mem::take(&mut self.queue) {
-            match queued.work {
-                Work::Again(_) | Work::First(DeviceRequest::SendTelemetry(_)) => {
-                    kept.push_back(queued);
-                }
-                Work::First(_) => self.answer(queued.id, Err(not_sent())),
-            }
-        }
-        self.queue = kept;
+        again.append(&mut self.queue);
+        self.queue = again;
     }
 
     /// Bytes came. They may end or begin anywhere in a packet.

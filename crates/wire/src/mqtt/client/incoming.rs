@@ -65,12 +65,16 @@ impl Session {
         self.asked_at = None;
         self.steps.push_back(Step::Connected { resumed });
         if !resumed {
-            let lost = std::mem::take(&mut self.features);
-            if self.met && !lost.is_empty() {
-                self.subscribe(None, Tick::NEVER, lost.iter().cloned().collect());
+            let forgotten = std::mem::take(&mut self.features);
+            // At the first meeting there is nothing that this session promised.
+            for one in forgotten.iter().filter(|_| self.met) {
+                self.lost.insert(one.clone());
             }
         }
         self.met = true;
+        if !self.lost.is_empty() {
+            self.subscribe(None, Tick::NEVER, self.lost.iter().cloned().collect());
+        }
     }
 
     /// Takes the answer to a request out of those awaited. Most come in order.
@@ -103,6 +107,7 @@ impl Session {
         }
         let mut granted = FeatureSet::new();
         for (one, code) in asked.into_iter().zip(codes) {
+            self.lost.remove(&one.filter);
             if *code <= 2 {
                 let one = Subscription { qos: (*code).min(1), ..one };
                 self.features.insert(one.clone());
@@ -126,6 +131,7 @@ impl Session {
         };
         for filter in &filters {
             self.features.remove(filter);
+            self.lost.remove(filter);
         }
         if !self.features.has(Feature::TwinAnswers) {
             self.twin_path = TwinPath::Unknown;

@@ -453,6 +453,37 @@ fn a_server_that_forgot_gets_the_subscriptions_again() {
     pair.connect(at(2));
     assert_eq!(pair.seen(), ["subscribe 2"]);
     assert_eq!(pair.client.features().len(), 2);
+    // Cut before the SUBACK: it is said again, even if the server then claims to know us.
+    pair.hub.silent = true;
+    pair.cut(at(3));
+    pair.connect(at(4));
+    assert_eq!(pair.seen(), ["subscribe 2"]);
+    pair.hub.silent = false;
+    pair.hub.forgetful = false;
+    pair.cut(at(5));
+    pair.connect(at(6));
+    assert_eq!(pair.seen(), ["subscribe 2"]);
+    assert_eq!(pair.client.features().len(), 2);
+    pair.cut(at(7));
+    pair.connect(at(8));
+    assert!(pair.seen().is_empty());
+}
+
+#[test]
+fn what_was_not_sent_outlives_a_failed_connection() {
+    let mut pair = Pair::new("d");
+    pair.cut(at(1));
+    let read = pair.request(DeviceRequest::ReadTwin);
+    let token = DeliveryToken(1);
+    let settle = pair.request(DeviceRequest::Settle { token, outcome: Outcome::Complete });
+    pair.hub.open = Some(RefusalKind::Unavailable);
+    pair.connect(at(2));
+    pair.cut(at(3));
+    assert_eq!(pair.answer(read), None);
+    pair.hub.open = None;
+    pair.connect(at(4));
+    assert!(matches!(pair.answer(read), Some(Ok(Answer::Twin(_)))));
+    assert_eq!(pair.answer(settle).map(kind), Some(RefusalKind::NotFound));
 }
 
 #[test]
