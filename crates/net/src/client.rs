@@ -167,7 +167,7 @@ impl MqttClient {
         let (identity, login) = login_of(&claim)?;
         let stream = self.dial().await.map_err(|error| unreachable_server(&error))?;
         let mut core = Core::single(self.options(&identity, clean));
-        core.connect(self.world.now().tick, login);
+        core.connect(self.world.now().tick, &login)?;
         let shared = self.share(core, &identity);
         if let Some(modules) = &shared.modules {
             modules.use_claim(&claim);
@@ -235,16 +235,19 @@ async fn greeted(driver: &mut Driver, shared: &Shared) -> Result<(bool, FeatureS
     .await
 }
 
-/// Who connects, and with what.
+/// Who connects, and with what. A certificate is shown by TLS, which was given it.
 fn login_of(claim: &Claim) -> Result<(IdentityId, Login), Refusal> {
     match claim {
         Claim::Sas { identity, token } => {
             let password = Some(token.clone());
             Ok((identity.clone(), Login { password, ..Login::default() }))
         }
-        Claim::Certificates { .. } | Claim::OnBehalfOf { .. } | Claim::Peer { .. } => {
-            Err(refuse("this client proves itself by shared access signatures"))
+        Claim::Certificates { identity, .. } => Ok((identity.clone(), Login::default())),
+        Claim::OnBehalfOf { identity, chain, actor_token } => {
+            let (password, auth_chain) = (Some(actor_token.clone()), chain.to_vec());
+            Ok((identity.clone(), Login { password, auth_chain, will: None }))
         }
+        Claim::Peer { .. } => Err(refuse("a process is known on its own machine only")),
     }
 }
 

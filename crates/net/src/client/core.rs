@@ -8,8 +8,8 @@ use model::feature::FeatureSet;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::Tick;
 use model::waist::{
-    Answer, Answers, Batch, CloseReason, Completion, Credit, DeviceEvent, DeviceRequest, Full,
-    Leave, ModuleOperation,
+    Answer, Answers, BATCH_REQUESTS_MAX, Batch, CloseReason, Completion, Credit, DeviceEvent,
+    DeviceRequest, Full, Leave, ModuleOperation,
 };
 use tokio::sync::watch;
 use wire::mqtt::client::{Ending, Login, Options, RequestId, Session, Step};
@@ -25,9 +25,11 @@ pub(super) struct Core {
     wire: Session,
     next_id: u64,
     open: BTreeMap<RequestId, Entry>,
-    /// Open requests to be sent again over the next connection.
+    /// Open requests to be sent again over the next connection, oldest first.
     again: Vec<RequestId>,
     unanswered_bytes: usize,
+    /// What the batch submitted last takes: requests and bytes.
+    wanted: (usize, usize),
     events: VecDeque<DeviceEvent>,
     /// Whether the server accepted the current connection, and then whether it knew us.
     accepted: Option<bool>,
@@ -67,6 +69,7 @@ impl Core {
             open: BTreeMap::new(),
             again: Vec::new(),
             unanswered_bytes: 0,
+            wanted: (0, 0),
             events: VecDeque::new(),
             accepted: None,
             granted: FeatureSet::new(),
@@ -100,8 +103,8 @@ impl Core {
             return Ok((Completion::ready(answers), Vec::new()));
         }
         let bytes: usize = batch.0.iter().map(bytes_of).sum();
-        let over = self.unanswered_bytes + bytes > UNANSWERED_BYTES_MAX;
-        if self.wire.room() < batch.0.len() || (over && self.unanswered_bytes > 0) {
+        self.wanted = (batch.0.len().min(BATCH_REQUESTS_MAX), bytes);
+        if !self.has_room() {
             return Err(Full(batch));
         }
         let (completion, slots) = slots(batch.0.len());
@@ -119,7 +122,7 @@ impl Core {
     fn ask(&mut self, now: Tick, request: DeviceRequest, slot: Slot, deadline: Tick) {
         let id = self.fresh_id();
         let (bytes, copy) = (bytes_of(&request), copy_of(&request));
-        if self.wire.request(now, id, request).is_err() {
+        if self.wire.request(now, id, request, deadline).is_err() {
             slot.fill(Err(Refusal::new(RefusalKind::Unavailable, "there is no room")));
             return;
         }
@@ -132,10 +135,15 @@ impl Core {
         RequestId(self.next_id)
     }
 
+    /// Whether the batch that was submitted last fits now.
+    fn has_room(&self) -> bool {
+        let (requests, bytes) = self.wanted;
+        let over = self.unanswered_bytes + bytes > UNANSWERED_BYTES_MAX;
+        self.wire.room() >= requests && !(over && self.unanswered_bytes > 0)
+    }
+
     pub(super) fn poll_ready(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let room = self.wire.room() >= model::waist::BATCH_REQUESTS_MAX / 2
-            && self.unanswered_bytes < UNANSWERED_BYTES_MAX / 2;
-        if room || self.open.is_empty() || self.end.is_some() || self.left.is_some() {
+        if self.has_room() || self.end.is_some() || self.left.is_some() {
             return Poll::Ready(());
         }
         self.room = Some(cx.waker().clone());
@@ -176,9 +184,9 @@ impl Core {
 
     // ── From the connection ──
 
-    pub(super) fn connect(&mut self, now: Tick, login: Login) {
+    pub(super) fn connect(&mut self, now: Tick, login: &Login) -> Result<(), Refusal> {
         self.accepted = None;
-        self.wire.connect(now, login);
+        self.wire.connect(now, login)
     }
 
     /// Ends the current connection politely, to make another.
@@ -192,13 +200,16 @@ impl Core {
         while let Some(step) = self.wire.poll(now) {
             match step {
                 Step::Connected { resumed } => self.handle_accepted(now, resumed),
-                Step::Answer { id, answer } => self.settle(id, answer),
+                Step::Answer { id, answer } => self.settle(now, id, answer),
                 Step::Event(event) => {
                     self.events.push_back(event);
                     wake(&mut self.listener);
                 }
                 Step::Close(ending) => return Some(ending),
             }
+        }
+        if self.has_room() {
+            wake(&mut self.room);
         }
         None
     }
@@ -211,7 +222,7 @@ impl Core {
         // The server forgot us: it must hear the subscriptions again before all else.
         if self.greeted_before && !resumed && !self.granted.is_empty() {
             let (id, request) = (self.fresh_id(), DeviceRequest::Subscribe(self.granted.clone()));
-            if self.wire.request(now, id, request).is_err() {
+            if self.wire.request(now, id, request, Tick::NEVER).is_err() {
                 tracing::warn!("no room to subscribe again");
             }
         }
@@ -224,11 +235,14 @@ impl Core {
         }
     }
 
-    fn settle(&mut self, id: RequestId, answer: Result<Answer, Refusal>) {
-        let lost = matches!(&answer, Err(refusal) if refusal.kind == RefusalKind::TimedOut);
-        let kept = self.news.is_some() && self.left.is_none() && self.end.is_none();
+    fn settle(&mut self, now: Tick, id: RequestId, answer: Result<Answer, Refusal>) {
+        let lost = matches!(
+            &answer,
+            Err(Refusal { kind: RefusalKind::TimedOut | RefusalKind::Unavailable, .. })
+        );
+        let kept = self.news.is_some() && self.left.is_none() && self.accepted.is_none();
         let Some(entry) = self.open.get(&id) else { return };
-        if lost && kept && entry.copy.is_some() {
+        if lost && kept && entry.copy.is_some() && entry.deadline > now {
             self.again.push(id);
             return;
         }
@@ -244,22 +258,16 @@ impl Core {
             _ => {}
         }
         entry.slot.fill(answer);
-        wake(&mut self.room);
     }
 
-    /// Requests whose deadline has passed get no other answer.
+    /// What waits for the next connection waits no longer than its deadline. The deadlines of
+    /// all else are the wire's business.
     fn expire(&mut self, now: Tick) {
-        let late: Vec<RequestId> = self
-            .open
-            .iter()
-            .filter(|(_, entry)| entry.deadline <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
-            let Some(entry) = self.open.remove(&id) else { continue };
-            self.unanswered_bytes -= entry.bytes;
-            entry.slot.fill(Err(late_refusal()));
-            wake(&mut self.room);
+        for id in std::mem::take(&mut self.again) {
+            match self.open.get(&id) {
+                Some(entry) if entry.deadline > now => self.again.push(id),
+                _ => self.settle(now, id, Err(late_refusal())),
+            }
         }
     }
 
@@ -307,8 +315,7 @@ impl Core {
     }
 
     pub(super) fn poll_timeout(&self) -> Tick {
-        let deadline = self.open.values().map(|entry| entry.deadline).min();
-        self.wire.poll_timeout().min(deadline.unwrap_or(Tick::NEVER))
+        self.wire.poll_timeout()
     }
 
     pub(super) fn wants_bytes(&self) -> bool {

@@ -58,7 +58,7 @@ async fn connect(
     let stream = client.dial().await.map_err(|error| unreachable_server(&error))?;
     let now = shared.world.now();
     let renew = renewal(now, fresh.valid_until, shared.world.random.number());
-    shared.lock().connect(now.tick, login);
+    shared.lock().connect(now.tick, &login)?;
     Ok(Driver::new(stream, Arc::clone(shared), renew))
 }
 
