@@ -66,3 +66,6 @@ pub enum OpenHubError {
     #[error("cannot use the telemetry journal: {0}")]
     Journal(String),
 }
+
+#[cfg(test)]
+mod tests;
