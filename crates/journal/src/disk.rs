@@ -1,12 +1,14 @@
 //! The seam to the file system: one folder of flat files.
 //!
-//! [`file::FileDisk`] is the production implementer.
+//! [`file::FileDisk`] is the production implementer, [`simulated::SimulatedDisk`] the one that
+//! loses power, runs full and fails on request.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 pub mod file;
+pub mod simulated;
 
 /// One folder. Names are flat: no separators.
 pub trait Disk: Send + Sync + fmt::Debug {

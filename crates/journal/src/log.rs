@@ -31,7 +31,7 @@ pub const RECORD_LANES_MAX: usize = 64;
 /// Most bytes of a lane's label.
 pub const LABEL_BYTES_MAX: usize = 1024;
 /// Smallest segment, in bytes.
-pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+pub const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 /// Largest segment, in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 

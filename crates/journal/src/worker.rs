@@ -11,6 +11,9 @@ use std::task::{Context, Poll, Waker};
 use crate::log::{CommitError, Committed, Log, Record, StageError};
 use crate::queue::Queue;
 
+#[cfg(test)]
+mod tests;
+
 /// Told how a submission ended, from the writer's turn: be quick and do not call back into it.
 pub type Callback = Box<dyn FnOnce(&Result<Committed, CommitError>) + Send>;
 
@@ -161,7 +164,7 @@ impl<S: Store> Intake<S> {
         }
         waiting.records += records.len();
         waiting.bytes += bytes;
-        self.push(waiting, Job::Submission { records, callback });
+        push(waiting, Job::Submission { records, callback });
         Ok(())
     }
 
@@ -175,7 +178,7 @@ impl<S: Store> Intake<S> {
             return Err(command);
         }
         waiting.commands += 1;
-        self.push(waiting, Job::Command(command));
+        push(waiting, Job::Command(command));
         Ok(())
     }
 
@@ -213,18 +216,18 @@ impl<S: Store> Intake<S> {
         }
     }
 
-    fn push(&self, mut waiting: MutexGuard<'_, Waiting<S>>, job: Job<S>) {
-        let was_empty = waiting.jobs.is_empty();
-        waiting.jobs.push_back(job);
-        let writer = waiting.writer.clone().filter(|_| was_empty);
-        drop(waiting);
-        if let Some(waker) = writer {
-            waker.wake();
-        }
-    }
-
     fn waiting(&self) -> MutexGuard<'_, Waiting<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn push<S>(mut waiting: MutexGuard<'_, Waiting<S>>, job: Job<S>) {
+    let was_empty = waiting.jobs.is_empty();
+    waiting.jobs.push_back(job);
+    let writer = waiting.writer.clone().filter(|_| was_empty);
+    drop(waiting);
+    if let Some(waker) = writer {
+        waker.wake();
     }
 }
 

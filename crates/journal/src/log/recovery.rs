@@ -135,18 +135,17 @@ fn take(bytes: &[u8], at: usize, known: Known, scan: &mut Scan) -> Option<usize>
     };
     let frame = Frame::parse(known.seed, rest).filter(fits);
     let frame = frame.filter(|frame| frame.position == scan.end);
-    let (at, frame) = match frame {
-        Some(frame) => (at, frame),
-        None => {
-            let found = resume(bytes, at, known, scan)?;
-            if found.1.position > scan.end || found.1.kind == Kind::Record {
-                scan.damaged.push((scan.end, found.1.position));
-            } else {
-                scan.damaged.push((scan.end, scan.end));
-            }
-            scan.end = found.1.position;
-            found
+    let (at, frame) = if let Some(frame) = frame {
+        (at, frame)
+    } else {
+        let found = resume(bytes, at, known, scan)?;
+        if found.1.position > scan.end || found.1.kind == Kind::Record {
+            scan.damaged.push((scan.end, found.1.position));
+        } else {
+            scan.damaged.push((scan.end, scan.end));
         }
+        scan.end = found.1.position;
+        found
     };
     match frame.kind {
         Kind::Index => {

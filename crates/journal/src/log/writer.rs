@@ -216,13 +216,13 @@ impl Log {
         }
         let batch = self.buffer.len() as u64 + bytes;
         if batch > limit.min(BATCH_BYTES_MAX) {
-            return match self.buffer.is_empty() {
-                true => Err(StageError::TooLarge {
-                    bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-                    limit: usize::try_from(limit.min(BATCH_BYTES_MAX)).unwrap_or(usize::MAX),
-                }),
-                false => Err(StageError::CommitFirst),
-            };
+            if !self.buffer.is_empty() {
+                return Err(StageError::CommitFirst);
+            }
+            return Err(StageError::TooLarge {
+                bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+                limit: usize::try_from(limit.min(BATCH_BYTES_MAX)).unwrap_or(usize::MAX),
+            });
         }
         match self.options.bytes_max {
             Some(limit) if self.bytes() + bytes > limit => Err(StageError::Full { limit }),

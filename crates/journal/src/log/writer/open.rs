@@ -89,19 +89,16 @@ fn heads(
         }
         let instance = headed.first().map(|segment| segment.header.instance);
         let ours = |header: &Header| instance.is_none_or(|instance| instance == header.instance);
-        match header.ok().filter(ours) {
-            Some(header) => {
-                headed.push(Headed { file, header, bytes });
-                lost = None;
-            }
-            None => {
-                let aside = format!("{name}.damaged");
-                disk.rename(name, &aside).map_err(|source| failed("put aside", name, source))?;
-                let number = name.split('.').next().and_then(|digits| digits.parse().ok());
-                lost = Some((number.unwrap_or(0), bytes));
-                let from = Position::START;
-                recovered.damaged.push(Damage { file: aside, from, to: from });
-            }
+        if let Some(header) = header.ok().filter(ours) {
+            headed.push(Headed { file, header, bytes });
+            lost = None;
+        } else {
+            let aside = format!("{name}.damaged");
+            disk.rename(name, &aside).map_err(|source| failed("put aside", name, source))?;
+            let number = name.split('.').next().and_then(|digits| digits.parse().ok());
+            lost = Some((number.unwrap_or(0), bytes));
+            let from = Position::START;
+            recovered.damaged.push(Damage { file: aside, from, to: from });
         }
     }
     Ok((headed, lost))
@@ -166,21 +163,20 @@ impl Log {
             totals: BTreeMap::new(),
             index: None,
         };
-        let index = match indexed {
-            Some(index) => index,
-            None => {
-                let known = Known { seed, first: header.first, tail, next: end };
-                let scan = recovery::scan(&*file, known).map_err(disk_failed)?;
-                for (from, to) in &scan.damaged {
-                    let (from, to) = (Position(*from), Position(*to));
-                    found.damaged.push(Damage { file: name.clone(), from, to });
-                }
-                found.tail_bytes += scan.ignored;
-                (closed.tail, closed.end) = (scan.tail, scan.end);
-                self.merge_lanes(&scan);
-                closed.index = Some(Arc::new(scan.index.clone()));
-                scan.index
+        let index = if let Some(index) = indexed {
+            index
+        } else {
+            let known = Known { seed, first: header.first, tail, next: end };
+            let scan = recovery::scan(&*file, known).map_err(disk_failed)?;
+            for (from, to) in &scan.damaged {
+                let (from, to) = (Position(*from), Position(*to));
+                found.damaged.push(Damage { file: name.clone(), from, to });
             }
+            found.tail_bytes += scan.ignored;
+            (closed.tail, closed.end) = (scan.tail, scan.end);
+            self.merge_lanes(&scan);
+            closed.index = Some(Arc::new(scan.index.clone()));
+            scan.index
         };
         self.keep(closed, &index);
         Ok(())
