@@ -307,7 +307,7 @@ impl Session {
                 return self.end(Ending::Protocol("the will has a foreign topic".into()));
             };
             message.body = Bytes::copy_from_slice(will.body);
-            bag::add(&mut message, bag::MESSAGE_TYPE_PROPERTY, "Will");
+            // Whoever sends it marks it as a will; it may come from another protocol.
             self.will = Some(message);
         }
         let asked = Duration::from_secs(connect.keep_alive.into()) * 3 / 2;

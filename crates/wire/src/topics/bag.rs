@@ -10,8 +10,6 @@ use super::InvalidTopic;
 
 /// What the retain flag of a publish becomes.
 pub const RETAIN_PROPERTY: &str = "mqtt-retain";
-/// What marks a will message that the server published.
-pub const MESSAGE_TYPE_PROPERTY: &str = "iothub-MessageType";
 
 type Text = Option<Box<str>>;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use model::feature::{Feature, FeatureSet, Subscription};
-use model::message::{MESSAGE_BYTES_MAX, Message};
+use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
 use model::method::{MethodCallId, MethodResponse};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::Tick;
@@ -90,8 +90,8 @@ impl Session {
     fn send_telemetry(&mut self, id: RequestId, deadline: Tick, message: Message) {
         let topic = device::telemetry(&self.options.identity, &message);
         // The server would cut the connection, and we would send it again for ever.
-        if message.body.len() > MESSAGE_BYTES_MAX || topic.len() > TEXT_BYTES_MAX {
-            let reason = "the message or its properties are too long";
+        if topic.len() > TEXT_BYTES_MAX || is_too_large(&message, &topic) {
+            let reason = "a message has at most 256 KiB, of which 64 KiB may be properties";
             return self.answer(id, Err(Refusal::new(RefusalKind::TooLarge, reason)));
         }
         let packet = self.next_packet();
@@ -243,6 +243,17 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether the server will find body and properties, as they are encoded in `topic`, too large.
+fn is_too_large(message: &Message, topic: &str) -> bool {
+    let body = message.body.len();
+    if body + topic.len() <= MESSAGE_BYTES_MAX {
+        return false;
+    }
+    let pairs: Vec<_> = message.properties.iter().collect();
+    let pairs = pairs.iter().map(|(key, value)| (&**key, &**value));
+    body + PropertyBag::from_pairs(pairs).0.len() > MESSAGE_BYTES_MAX
 }
 
 fn sayable<'f>(filters: impl ExactSizeIterator<Item = &'f str>) -> bool {

@@ -619,7 +619,6 @@ fn a_goodbye_discards_the_will_and_a_cut_publishes_it() {
     assert_eq!(check(true), Leave::Asked);
     let Leave::Lost { will: Some(will) } = check(false) else { panic!() };
     assert_eq!(&will.body[..], b"bye");
-    assert_eq!(will.properties.get("iothub-MessageType").as_deref(), Some("Will"));
 }
 
 #[test]
@@ -631,6 +630,15 @@ fn what_is_too_long_for_the_wire_is_refused_before_it_is_sent() {
     let message = Message { properties, ..Message::default() };
     let wide = DeviceRequest::SendTelemetry(Box::new(message));
     assert_eq!(kind(pair.ask(wide)), RefusalKind::TooLarge);
+    // The limit is on body and application properties as encoded: `k=%2B`, five bytes.
+    for (spare, fits) in [(5, true), (4, false)] {
+        let body = vec![b'x'; model::message::MESSAGE_BYTES_MAX - spare].into();
+        let properties = PropertyBag(Bytes::from_static(b"k=+"));
+        let message = Message { body, properties, ..Message::default() };
+        let answer = pair.ask(DeviceRequest::SendTelemetry(Box::new(message)));
+        assert_eq!(answer.is_ok(), fits, "{spare}");
+    }
+    pair.seen();
     let filter: Box<str> = "f".repeat(70_000).into();
     assert_eq!(
         kind(pair.ask(DeviceRequest::Unsubscribe(vec![filter]))),
