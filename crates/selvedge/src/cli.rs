@@ -35,7 +35,7 @@ pub(crate) struct PlaceArgs {
         hide_env_values = true,
         value_name = "TEXT"
     )]
-    pub(crate) connection_string: Option<String>,
+    pub(crate) login: Option<String>,
     /// PEM file with the authority to trust, for a hub elsewhere
     #[arg(long, global = true, env = "SELVEDGE_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
@@ -208,5 +208,22 @@ mod tests {
     #[test]
     fn no_two_arguments_of_a_command_share_a_name() {
         Cli::command().debug_assert();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_typed_fits_together() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["selvedge", "device", "show", "d1", "--connection-string"]);
+        let Command::Device(DeviceCommand::Show { device, connection_string }) = cli.command else {
+            panic!("not what was typed");
+        };
+        assert!(device == "d1" && connection_string && cli.place.login.is_none());
     }
 }

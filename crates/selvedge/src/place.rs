@@ -52,7 +52,7 @@ pub(crate) fn hub_folder(data: &Path) -> PathBuf {
 impl Place {
     /// Finds the hub: by connection string if one is given, else in the data folder.
     pub(crate) fn find(args: &PlaceArgs) -> Result<Self, Failure> {
-        match &args.connection_string {
+        match &args.login {
             Some(text) => Self::elsewhere(args, text),
             None => Self::here(args),
         }
@@ -81,9 +81,8 @@ impl Place {
         let folder = hub_folder(&data_folder(args)?);
         let file = folder.join("endpoint.json");
         let text = std::fs::read_to_string(&file).map_err(|_| {
-            Failure::failed(format!("no hub has run in {}", folder.display())).with_help(
-                "start one with `selvedge hub`, or give --data DIR or --connection-string TEXT",
-            )
+            Failure::failed(format!("no hub has run in {}", folder.display()))
+                .with_help("start one with `selvedge hub`, or give --data DIR or --login TEXT")
         })?;
         let endpoint: Endpoint = serde_json::from_str(&text)
             .map_err(|error| Failure::failed(format!("{} is damaged: {error}", file.display())))?;

@@ -25,9 +25,9 @@ use crate::pipes::Pipes;
 /// Longest simulated time that a scenario may take.
 const TIME_MAX: Duration = Duration::from_hours(2);
 /// Longest pause between two faults.
-const FAULT_PAUSE_MAX: Duration = Duration::from_millis(700);
+const FAULT_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// One fault in this many kills the hub; the others cut a connection.
-const KILL_EVERY: u64 = 12;
+const KILL_EVERY: u64 = 60;
 const PARTITIONS: u16 = 4;
 
 /// How large a scenario is.
