@@ -113,7 +113,7 @@ fn a_hub_that_cannot_be_reached_or_does_not_know_us_is_said_so() -> Result<()> {
     let ca = path_text(&ca)?;
     let elsewhere = |text: &str| -> Result<Command> {
         let mut command = Command::new(place::binary("selvedge")?);
-        command.args(["--ca", ca, "--connection-string", text, "device", "list"]);
+        command.args(["--ca", ca, "--login", text, "device", "list"]);
         command.env_remove("SELVEDGE_DATA").stdin(Stdio::null());
         Ok(command)
     };
@@ -132,7 +132,7 @@ fn a_hub_that_cannot_be_reached_or_does_not_know_us_is_said_so() -> Result<()> {
     )?;
     // Without its authority, a hub is not believed.
     let mut stranger = Command::new(place::binary("selvedge")?);
-    stranger.args(["--connection-string", &wrong_key, "device", "list"]);
+    stranger.args(["--login", &wrong_key, "device", "list"]);
     check(stranger, UNREACHABLE, &["certificate"]).context("a hub of an unknown authority")?;
     hub.stop()?;
     let words = [&*https.to_string(), "help:"];
