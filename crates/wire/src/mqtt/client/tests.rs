@@ -444,6 +444,36 @@ fn telemetry_sent_again_is_marked_and_keeps_its_packet_id() {
 }
 
 #[test]
+fn what_was_lost_on_the_way_comes_before_what_was_never_sent() {
+    let mut pair = Pair::new("d");
+    pair.client.options.window = 2;
+    for number in 1..=4 {
+        pair.request(telemetry(&number.to_string()));
+    }
+    assert!(pair.client.poll(at(1)).is_none());
+    assert_eq!(pair.client.pending.len(), 2);
+    pair.cut(at(1));
+    pair.connect(at(2));
+    assert_eq!(pair.seen(), ["telemetry 1", "telemetry 2", "telemetry 3", "telemetry 4"]);
+}
+
+#[test]
+fn a_packet_id_is_not_given_out_while_telemetry_waits_under_it() {
+    let mut pair = Pair::new("d");
+    pair.ask(subscribe(&id("d"), &[Filter::Methods])).unwrap();
+    pair.hub.silent = true;
+    pair.request(telemetry("x"));
+    pair.run(at(1));
+    pair.hub.forgetful = true;
+    pair.cut(at(2));
+    // As after 65,535 packets: the next id in line is the one in flight.
+    pair.client.last_packet -= 1;
+    pair.connect(at(3));
+    let ids: Vec<_> = pair.client.pending.iter().map(|one| one.awaits.packet()).collect();
+    assert_eq!(ids, [PacketId::new(3), PacketId::new(2)]);
+}
+
+#[test]
 fn a_server_that_forgot_gets_the_subscriptions_again() {
     let mut pair = Pair::new("d");
     pair.ask(subscribe(&id("d"), &[Filter::Methods, Filter::DesiredChanges])).unwrap();
@@ -489,7 +519,8 @@ fn what_was_not_sent_outlives_a_failed_connection() {
 #[test]
 fn features_known_from_an_earlier_session_count_only_if_the_server_knows_them_too() {
     let who = id("d");
-    let known: FeatureSet = [subscription(&who, Filter::TwinAnswers)].into_iter().collect();
+    let known = [Filter::TwinAnswers, Filter::Methods].map(|one| subscription(&who, one));
+    let known: FeatureSet = known.into_iter().collect();
     let check = |forgetful, expected: &[&str]| {
         let mut pair = Pair::new("d");
         pair.hub.features = known.clone();
@@ -589,6 +620,15 @@ fn an_idle_client_pings_and_gives_a_silent_server_up() {
     assert_eq!(pair.client.poll_timeout(), due.after(PING_TIMEOUT));
     pair.client.handle_timeout(due.after(PING_TIMEOUT));
     assert!(matches!(pair.client.poll(due), Some(Step::Close(Ending::Silent))));
+    // Talking does not prove that somebody listens, nor does listening keep us known.
+    let mut pair = Pair::new("d");
+    pair.hub.silent = true;
+    pair.request(telemetry("x"));
+    pair.run(at(40));
+    assert_eq!(pair.client.poll_timeout(), at(45));
+    let mut pair = Pair::new("d");
+    pair.client.handle_bytes(at(40), &[0xd0, 0]);
+    assert_eq!(pair.client.poll_timeout(), at(45));
     let mut client = Session::new(Options::new(id("d"), "h"));
     assert_eq!(client.poll_timeout(), Tick::NEVER);
     client.connect(at(5), &Login::default()).unwrap();
@@ -662,6 +702,34 @@ fn a_gateway_logs_in_for_a_child() {
     pair.client.connect(Tick(0), &login).unwrap();
     pair.run(Tick(0));
     assert_eq!(pair.hub.user.unwrap().auth_chain, auth_chain);
+}
+
+#[test]
+fn what_comes_at_quality_1_is_acknowledged_at_once_unless_it_is_a_message() {
+    let say = |pair: &mut Pair, topic: &str, body: &[u8], dup: bool| {
+        let (qos, id) = (Qos::AtLeastOnce, PacketId::new(7));
+        let mut bytes = BytesMut::new();
+        let publish = packet::Publish { topic, body, qos, id, dup, retain: false };
+        packet::encode(&Packet::Publish(publish), &mut bytes);
+        pair.client.handle_bytes(Tick(0), &bytes);
+        let mut events = 0;
+        while let Some(step) = pair.client.poll(Tick(0)) {
+            events += usize::from(matches!(step, Step::Event(_)));
+        }
+        let written = pair.client.output().to_vec();
+        pair.client.handle_written(written.len());
+        (events, written)
+    };
+    let mut pair = Pair::new("d");
+    let acknowledged = vec![0x40, 2, 0, 7];
+    let topic = "$iothub/twin/PATCH/properties/desired/?$version=1";
+    assert_eq!(say(&mut pair, topic, b"{\"$version\":1}", false), (1, acknowledged.clone()));
+    let topic = "$iothub/methods/POST/m/?$rid=1";
+    assert_eq!(say(&mut pair, topic, b"", false), (1, acknowledged));
+    let topic = "devices/d/messages/devicebound/";
+    assert_eq!(say(&mut pair, topic, b"", false), (1, vec![]));
+    // The same once more is not a second message while the first is being worked on.
+    assert_eq!(say(&mut pair, topic, b"", true), (0, vec![]));
 }
 
 #[test]
