@@ -201,18 +201,6 @@ pub(crate) enum EdgeCommand {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn no_two_arguments_of_a_command_share_a_name() {
-        Cli::command().debug_assert();
-    }
-}
-
-#[cfg(test)]
-mod tests {
     use clap::CommandFactory;
 
     use super::*;
