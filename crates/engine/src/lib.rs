@@ -5,4 +5,6 @@
 //! (containers without a daemon) and the process engine (development only).
 
 pub mod error;
+pub mod image;
 pub mod runtime;
+mod sys;

@@ -1,0 +1,137 @@
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use super::*;
+
+/// A raw entry: the tar writer refuses to write hostile names, so they are put in by hand.
+struct Raw {
+    name: &'static str,
+    kind: EntryType,
+    link: &'static str,
+    content: &'static [u8],
+}
+
+fn raw(name: &'static str, kind: EntryType, link: &'static str) -> Raw {
+    Raw { name, kind, link, content: b"" }
+}
+
+fn file(name: &'static str) -> Raw {
+    Raw { name, kind: EntryType::Regular, link: "", content: b"content" }
+}
+
+fn tar_of(entries: &[Raw]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for entry in entries {
+        let mut header = tar::Header::new_ustar();
+        let old = header.as_old_mut();
+        old.name[..entry.name.len()].copy_from_slice(entry.name.as_bytes());
+        old.linkname[..entry.link.len()].copy_from_slice(entry.link.as_bytes());
+        header.set_entry_type(entry.kind);
+        header.set_size(entry.content.len() as u64);
+        header.set_mode(0o750);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000);
+        header.set_cksum();
+        builder.append(&header, entry.content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn unpack_entries(entries: &[Raw]) -> (tempfile::TempDir, Result<Unpacked, EngineError>) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("root")).unwrap();
+    let unpacked = unpack(tar_of(entries).as_slice(), &folder.path().join("root"));
+    (folder, unpacked)
+}
+
+#[test]
+fn hostile_entries_are_refused_and_nothing_appears_outside() {
+    let cases: Vec<(&str, Vec<Raw>)> = vec![
+        ("upwards", vec![file("../evil")]),
+        ("upwards", vec![file("a/../../evil")]),
+        ("absolute", vec![file("/evil")]),
+        ("no folder", vec![raw("a", EntryType::Symlink, ".."), file("a/evil")]),
+        ("no folder", vec![raw("a", EntryType::Symlink, "/tmp"), file("a/evil")]),
+        ("no folder", vec![raw("a", EntryType::Symlink, "b"), file("a/c/evil")]),
+        ("no folder", vec![raw("a", EntryType::Symlink, ".."), file("a/.wh.evil")]),
+        ("no folder", vec![raw("a", EntryType::Symlink, ".."), file("a/.wh..wh..opq")]),
+        ("upwards", vec![raw("a", EntryType::Link, "../../etc/passwd")]),
+        ("absolute", vec![raw("a", EntryType::Link, "/etc/passwd")]),
+        (
+            "no folder",
+            vec![raw("a", EntryType::Symlink, "/etc"), raw("b", EntryType::Link, "a/passwd")],
+        ),
+        ("nothing", vec![raw("a", EntryType::Link, "missing")]),
+        ("folder", vec![raw("d", EntryType::Directory, ""), raw("a", EntryType::Link, "d")]),
+        ("usable target", vec![raw("a", EntryType::Symlink, "")]),
+        ("names nothing", vec![file(".wh.")]),
+        ("names nothing", vec![file(".wh...")]),
+        ("names nothing", vec![file("a/.wh..")]),
+    ];
+    for (words, entries) in cases {
+        let (folder, result) = unpack_entries(&entries);
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(words), "{words}: {message}");
+        let beside: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(beside.len(), 1, "{words}: something was written outside");
+    }
+}
+
+#[test]
+fn device_nodes_are_left_out_and_counted() {
+    let entries = [raw("null", EntryType::Char, ""), raw("sda", EntryType::Block, ""), file("f")];
+    let (folder, result) = unpack_entries(&entries);
+    assert_eq!(result.unwrap().skipped, 2);
+    assert!(!folder.path().join("root/null").exists());
+    assert!(folder.path().join("root/f").exists());
+}
+
+#[test]
+fn whiteouts_become_what_overlayfs_reads() {
+    let entries = [raw("d", EntryType::Directory, ""), file("d/.wh.gone"), file("d/.wh..wh..opq")];
+    let (folder, result) = unpack_entries(&entries);
+    result.unwrap();
+    let gone = fs::symlink_metadata(folder.path().join("root/d/gone")).unwrap();
+    assert!(gone.file_type().is_char_device());
+    assert_eq!(gone.rdev(), 0);
+    let opaque = sys::attribute(&folder.path().join("root/d"), OPAQUE).unwrap();
+    assert_eq!(opaque.as_deref(), Some(&b"y"[..]));
+}
+
+#[test]
+fn files_links_and_modes_arrive() {
+    let entries = [
+        raw("dir/", EntryType::Directory, ""),
+        file("dir/one"),
+        raw("two", EntryType::Link, "dir/one"),
+        raw("three", EntryType::Symlink, "/absolute/is/fine/inside"),
+        raw("pipe", EntryType::Fifo, ""),
+        file("./deep/made/file"),
+    ];
+    let (folder, result) = unpack_entries(&entries);
+    result.unwrap();
+    let root = folder.path().join("root");
+    let one = fs::metadata(root.join("dir/one")).unwrap();
+    assert_eq!((one.nlink(), one.mode() & 0o7777, one.mtime()), (2, 0o750, 1_000_000));
+    assert_eq!(fs::read(root.join("two")).unwrap(), b"content");
+    assert_eq!(fs::read_link(root.join("three")).unwrap(), Path::new("/absolute/is/fine/inside"));
+    assert!(fs::metadata(root.join("pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(fs::metadata(root.join("deep")).unwrap().mode() & 0o777, 0o755);
+}
+
+#[test]
+fn a_later_entry_replaces_an_earlier_one_without_following_it() {
+    let target = tempfile::NamedTempFile::new().unwrap();
+    let path: &'static str = Box::leak(target.path().to_str().unwrap().to_owned().into());
+    let (folder, result) = unpack_entries(&[raw("a", EntryType::Symlink, path), file("a")]);
+    result.unwrap();
+    assert_eq!(fs::read(folder.path().join("root/a")).unwrap(), b"content");
+    assert_eq!(fs::read(target.path()).unwrap(), b"");
+}
+
+#[test]
+fn a_cut_stream_is_an_error() {
+    let whole = tar_of(&[file("a")]);
+    let folder = tempfile::tempdir().unwrap();
+    assert!(unpack(&whole[..515], folder.path()).is_err());
+}
