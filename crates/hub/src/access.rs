@@ -2,6 +2,10 @@
 //!
 //! Signatures are compared in constant time. A refusal never says what was wrong.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use credentials::certificate::Leaf;
 use credentials::key::SymmetricKey;
 use credentials::sas::SasToken;
 use model::id::IdentityId;
@@ -29,6 +33,9 @@ impl Rights {
         self.0 & wanted.0 == wanted.0
     }
 }
+
+/// How far the clock of whoever made a certificate may be ahead; its end allows nothing.
+const SKEW: Duration = Duration::from_mins(5);
 
 /// The policies of a new hub. Source: IoT Hub, "Control access", built-in policies.
 pub(crate) const POLICIES: [(&str, Rights); 5] = [
@@ -59,16 +66,15 @@ pub(crate) struct Proven {
 
 const BY_DEVICE_KEY: &str = r#"{"scope":"device","type":"sas","issuer":"iothub"}"#;
 const BY_MODULE_KEY: &str = r#"{"scope":"module","type":"sas","issuer":"iothub"}"#;
+const BY_THUMBPRINT: &str = r#"{"scope":"device","type":"x509Certificate","issuer":"external"}"#;
 const BY_POLICY: &str = r#"{"scope":"hub","type":"sas","issuer":"iothub"}"#;
 
 impl Access {
     /// The identity that `claim` speaks of, if this hub takes such claims.
     pub(crate) fn subject(claim: &Claim) -> Result<&IdentityId, Refusal> {
         match claim {
-            Claim::Sas { identity, .. } => Ok(identity),
-            Claim::Certificates { .. } | Claim::OnBehalfOf { .. } | Claim::Peer { .. } => {
-                Err(refused())
-            }
+            Claim::Sas { identity, .. } | Claim::Certificates { identity, .. } => Ok(identity),
+            Claim::OnBehalfOf { .. } | Claim::Peer { .. } => Err(refused()),
         }
     }
 
@@ -80,11 +86,15 @@ impl Access {
         device: &Entry,
         now: WallTime,
     ) -> Result<Proven, Refusal> {
-        let Claim::Sas { identity, token } = claim else { return Err(refused()) };
-        if *identity != entry.identity {
-            return Err(refused());
+        match claim {
+            Claim::Sas { identity, token } if *identity == entry.identity => {
+                self.prove_token(&read(token)?, entry, device, now)
+            }
+            Claim::Certificates { identity, chain } if *identity == entry.identity => {
+                prove_leaf(chain, entry, device, now)
+            }
+            _ => Err(refused()),
         }
-        self.prove_token(&read(token)?, entry, device, now)
     }
 
     /// Proves `token` against `entry` and the device it is on.
@@ -102,22 +112,18 @@ impl Access {
         if token.expiry() <= now {
             return Err(refused());
         }
-        let method = match token.policy() {
-            Some(policy) => {
-                self.prove_policy(token, policy, Rights::DEVICE)?;
-                if !self.covers_device(token, identity) {
-                    return Err(refused());
-                }
-                BY_POLICY
+        if !self.covers_device(token, identity) {
+            return Err(refused());
+        }
+        let method = if let Some(policy) = token.policy() {
+            self.prove_policy(token, policy, Rights::DEVICE)?;
+            BY_POLICY
+        } else {
+            let Auth::Sas { primary, secondary } = &entry.auth else { return Err(refused()) };
+            if !(signed_by(token, primary) | signed_by(token, secondary)) {
+                return Err(refused());
             }
-            None => {
-                let Auth::Sas { primary, secondary } = &entry.auth else { return Err(refused()) };
-                let fits = signed_by(token, primary) | signed_by(token, secondary);
-                if !fits || !self.covers_device(token, identity) {
-                    return Err(refused());
-                }
-                if identity.is_module() { BY_MODULE_KEY } else { BY_DEVICE_KEY }
-            }
+            if identity.is_module() { BY_MODULE_KEY } else { BY_DEVICE_KEY }
         };
         Ok(Proven { valid_until: Some(token.expiry()), method })
     }
@@ -162,6 +168,24 @@ impl Access {
     fn covers(&self, token: &SasToken, path: &str) -> bool {
         self.hosts.iter().any(|host| token.covers(&format!("{host}/{path}")))
     }
+}
+
+/// Proves a self-signed certificate by its thumbprint. TLS proved possession of its key.
+fn prove_leaf(
+    chain: &[Bytes],
+    entry: &Entry,
+    device: &Entry,
+    now: WallTime,
+) -> Result<Proven, Refusal> {
+    let Auth::SelfSigned { primary, secondary } = &entry.auth else { return Err(refused()) };
+    let leaf = chain.first().and_then(|der| Leaf::parse(der).ok()).ok_or_else(refused)?;
+    let known = [primary, secondary].into_iter().flatten();
+    let fits = known.fold(false, |fits, thumbprint| fits | leaf.has_thumbprint(thumbprint));
+    let begun = leaf.not_before <= now.after(SKEW);
+    if !fits || !begun || leaf.not_after <= now || !entry.enabled || !device.enabled {
+        return Err(refused());
+    }
+    Ok(Proven { valid_until: Some(leaf.not_after), method: BY_THUMBPRINT })
 }
 
 /// Reads a token.

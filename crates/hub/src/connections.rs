@@ -20,7 +20,10 @@ const EXPIRY_STEP: Duration = Duration::from_secs(1);
 /// Longest sleep, so that a jump of the wall clock is seen.
 const EXPIRY_LOOK: Duration = Duration::from_secs(30);
 /// How late a written activity may be.
-const ACTIVITY_STEP: Duration = Duration::from_secs(60);
+const ACTIVITY_STEP: Duration = Duration::from_mins(1);
+
+/// Most wakers of those who wait for somebody to connect.
+const WAITING_MAX: usize = 1024;
 
 /// All open sessions.
 #[derive(Debug)]
@@ -107,7 +110,8 @@ impl Connections {
             inner.seen.insert(session.ord, activity);
             (older, wheel, std::mem::take(&mut inner.waiting), inner.stopping)
         };
-        if let Some(older) = older {
+        // Planted: the older session goes on beside the newer one.
+        if let Some(older) = older.filter(|_| !cfg!(planted_lost_takeover)) {
             older.end(CloseReason::TakenOver);
         }
         if stopping {
@@ -158,9 +162,16 @@ impl Connections {
     /// Wakes `waker` at the next attach or change of subscriptions.
     pub(crate) fn wait(&self, waker: &Waker) {
         let mut inner = self.lock();
-        if !inner.waiting.iter().any(|held| held.will_wake(waker)) {
-            inner.waiting.push(waker.clone());
-        }
+        inner.waiting.retain(|held| !held.will_wake(waker));
+        // Those who gave up leave their wakers behind; a wake-up too many does no harm.
+        let stale = if inner.waiting.len() < WAITING_MAX {
+            Vec::new()
+        } else {
+            std::mem::take(&mut inner.waiting)
+        };
+        inner.waiting.push(waker.clone());
+        drop(inner);
+        stale.into_iter().for_each(Waker::wake);
     }
 
     fn wake_waiting(&self) {
@@ -189,7 +200,9 @@ impl Connections {
             wheel.iter().for_each(Waker::wake_by_ref);
             all
         };
-        all.iter().for_each(|session| session.end(CloseReason::ShuttingDown));
+        for session in all {
+            session.end(CloseReason::ShuttingDown);
+        }
     }
 
     /// Whether [`Connections::stop`] was called.
@@ -218,7 +231,8 @@ impl Connections {
         }
     }
 
-    fn take_seen(&self) -> Vec<(Ordinal, Activity)> {
+    /// What the table does not know yet.
+    pub(crate) fn take_seen(&self) -> Vec<(Ordinal, Activity)> {
         let mut inner = self.lock();
         let seen: Vec<_> = inner.seen.drain().collect();
         // A connected identity stays, so that its presence is known without the table.
@@ -235,12 +249,15 @@ impl Connections {
     }
 }
 
+/// Takes what was seen of whom.
+pub(crate) type WriteSeen = Box<dyn FnMut(Vec<(Ordinal, Activity)>) + Send>;
+
 /// The coarse wheel of all sessions: ends the expired, hands activity to the tables.
 pub(crate) struct Wheel {
     /// What it looks at.
     pub(crate) connections: Arc<Connections>,
     /// Writes activity, lazily.
-    pub(crate) write: Box<dyn FnMut(Vec<(Ordinal, Activity)>) + Send>,
+    pub(crate) write: WriteSeen,
     /// When activity was last written.
     pub(crate) written: WallTime,
 }

@@ -1,6 +1,6 @@
 //! The cloud: access, registry, twins, telemetry, methods, service API, storage.
 //!
-//! What it is: the rules of the hub over two embedded stores, SQLite for what is looked up and
+//! What it is: the rules of the hub over two embedded stores, `SQLite` for what is looked up and
 //! the journal for telemetry. What it is not: it opens no socket and speaks no protocol; it
 //! exports a [`model::waist::DeviceApi`] for listeners and a service for an HTTP server.
 //! Start reading at [`Hub`], then `session`, then `storage`.

@@ -4,6 +4,7 @@
 //! and to wakers.
 
 pub(crate) mod answers;
+pub(crate) mod budget;
 pub(crate) mod effect;
 pub(crate) mod requests;
 pub(crate) mod shell;

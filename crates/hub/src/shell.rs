@@ -18,12 +18,14 @@ use crate::access::{Access, POLICIES};
 use crate::connections::{Connections, Wheel};
 use crate::methods::shell::Calls;
 use crate::registry::fresh_key;
+use crate::session::budget::{Budget, HUB_BYTES_MAX};
 use crate::session::shell::{Core, HubApi};
 use crate::settings::Settings;
 use crate::storage::feed::Feed;
 use crate::storage::reader::Reader;
+use crate::storage::rows::put_activity;
 use crate::storage::schema;
-use crate::storage::writer::{Tables, WriterParts};
+use crate::storage::writer::{Tables, WriterParts, Writing};
 use crate::telemetry::shell::Telemetry;
 
 /// The file of the tables within the data folder.
@@ -74,8 +76,18 @@ impl Hub {
         let reader = Reader::start(&world, reading);
         start_wheel(&world, &connections, &tables);
         let calls = Arc::new(Calls::new());
-        let core =
-            Core { world, access, tables, reader, telemetry, connections, calls, incarnation };
+        let budget = Arc::new(Budget::new(HUB_BYTES_MAX));
+        let core = Core {
+            world,
+            access,
+            tables,
+            reader,
+            telemetry,
+            connections,
+            calls,
+            budget,
+            incarnation,
+        };
         Ok(Self { core: Arc::new(core) })
     }
 
@@ -100,9 +112,11 @@ impl Hub {
     /// was accepted is on disk and answered.
     pub async fn close(&self) {
         self.core.connections.stop();
+        let seen = self.core.connections.take_seen();
         // The last write of the tables: everything queued before it is durable after it. A
         // refusal means that the writer is gone already.
-        self.core.tables.write(|_| Ok(())).await.ok();
+        let write = move |w: &mut Writing<'_>| Ok(put_activity(w.db, &seen)?);
+        self.core.tables.write(write).await.ok();
         self.core.tables.close();
         self.core.reader.close();
         self.core.telemetry.close().await;
@@ -122,10 +136,7 @@ fn start_wheel(world: &World, connections: &Arc<Connections>, tables: &Tables) {
     let tables = tables.clone();
     let write = move |seen: Vec<_>| {
         // Nobody waits: activity is told lazily, and lost at most once a minute.
-        drop(tables.submit(model::time::Tick::NEVER, (), move |w| {
-            crate::storage::rows::put_activity(w.db, &seen)?;
-            Ok(())
-        }));
+        drop(tables.submit(model::time::Tick::NEVER, (), move |w| Ok(put_activity(w.db, &seen)?)));
     };
     let wheel = Wheel {
         connections: Arc::clone(connections),

@@ -1,4 +1,4 @@
-//! The embedded stores: SQLite for what is looked up, the journal for telemetry.
+//! The embedded stores: `SQLite` for what is looked up, the journal for telemetry.
 //!
 //! One writer worker owns the writing connection and commits many operations at once; a reader
 //! worker serves looks. Nothing is answered before its commit.

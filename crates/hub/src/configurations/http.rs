@@ -22,5 +22,5 @@ pub(crate) async fn apply(call: Call, device: DeviceId) -> Outcome {
         error
     })?;
     call.core.tables.write(move |w| twins::deploy(w, &device, &deployment)).await?;
-    nothing()
+    Ok(nothing())
 }

@@ -90,7 +90,9 @@ impl Calls {
         let mut offered = Some(request);
         let offer = poll_fn(|cx| {
             // Registered first: an attach between the look and the registration is seen.
-            connections.wait(cx.waker());
+            if connect_until > world.now().tick {
+                connections.wait(cx.waker());
+            }
             let Some(request) = offered.take() else { return Poll::Ready(()) };
             let deadline = world.now().tick.after(request.response_timeout);
             let Some(session) = connections.find(ord) else {

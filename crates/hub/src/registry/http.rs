@@ -11,7 +11,7 @@ use model::refusal::{Refusal, RefusalKind};
 use super::shapes::{self, Seen};
 use super::{Entry, IfMatch, Wanted};
 use crate::access::Rights;
-use crate::service::http::{Call, Outcome, answer, nothing};
+use crate::service::http::{Call, Outcome, answer, no_such_method, nothing};
 use crate::session::shell::Core;
 use crate::storage::feed::Cause;
 use crate::storage::{identities, rows};
@@ -21,7 +21,7 @@ pub(crate) async fn list(call: Call) -> Outcome {
     call.prove(Rights::REGISTRY_READ)?;
     call.only(&Method::GET)?;
     call.only_query(&["top", "after"])?;
-    let top = usize::try_from(call.number("top", LIST_TOP_MAX as u64)?).unwrap_or(usize::MAX);
+    let top = u32::try_from(call.number("top", LIST_TOP_MAX.into())?).unwrap_or(u32::MAX);
     if top == 0 || top > LIST_TOP_MAX {
         return Err(ApiError::new(ErrorCode::ArgumentInvalid, "`top` must be 1 to 1000"));
     }
@@ -58,7 +58,7 @@ pub(crate) async fn device(call: Call, device: DeviceId) -> Outcome {
             call.prove(Rights::REGISTRY_WRITE)?;
             delete(&call, identity).await
         }
-        _ => Err(call.no_such_method()),
+        _ => Err(no_such_method()),
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn module(call: Call, identity: IdentityId) -> Outcome {
             call.prove_or_device(Rights::REGISTRY_WRITE, &device).await?;
             delete(&call, identity).await
         }
-        _ => Err(call.no_such_method()),
+        _ => Err(no_such_method()),
     }
 }
 
@@ -122,7 +122,7 @@ async fn delete(call: &Call, identity: IdentityId) -> Outcome {
         .tables
         .write(move |w| identities::delete(w, &identity, &if_match, Cause::Service));
     deleted.await?;
-    nothing()
+    Ok(nothing())
 }
 
 /// Azure has its own names for what happens to modules.

@@ -119,7 +119,7 @@ async fn dispatch(call: Call, path: &[&str]) -> Outcome {
         ["statistics", "service"] => service_statistics(&call),
         ["api", "v1", "health"] => health(&call),
         ["api", "v1", "telemetry"] => telemetry::http::page(call).await,
-        ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call).await,
+        ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call),
         ["api", "v1", "events"] => twins::http::events(call).await,
         _ => {
             call.prove(Rights::NONE)?;
@@ -154,12 +154,7 @@ impl Call {
 
     /// Only this method is known at this path.
     pub(crate) fn only(&self, method: &Method) -> Result<(), ApiError> {
-        if self.method == *method { Ok(()) } else { Err(self.no_such_method()) }
-    }
-
-    /// The path does not know the method.
-    pub(crate) fn no_such_method(&self) -> ApiError {
-        ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
+        if self.method == *method { Ok(()) } else { Err(no_such_method()) }
     }
 
     /// Refuses query parameters besides `known` and `api-version`.
@@ -204,6 +199,11 @@ impl Call {
     }
 }
 
+/// The path does not know the method.
+pub(crate) fn no_such_method() -> ApiError {
+    ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
+}
+
 /// A JSON answer; `etag` goes into the header, quoted.
 pub(crate) fn answer(value: &impl Serialize, etag: Option<&str>) -> Outcome {
     let text = serde_json::to_vec(value)
@@ -218,10 +218,10 @@ pub(crate) fn answer(value: &impl Serialize, etag: Option<&str>) -> Outcome {
 }
 
 /// 204.
-pub(crate) fn nothing() -> Outcome {
+pub(crate) fn nothing() -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    response
 }
 
 fn refuse(core: &Core, error: &ApiError) -> Response {

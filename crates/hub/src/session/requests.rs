@@ -24,6 +24,7 @@ use crate::storage::feed::Cause;
 use crate::storage::writer::{Fault, Writing, pair};
 use crate::storage::{identities, rows, twins};
 use crate::telemetry;
+use crate::twins::limits;
 
 /// The property that marks a will. Source: IoT Hub, "MQTT: using the will".
 const WILL: &[u8] = b"iothub-MessageType=Will";
@@ -35,6 +36,7 @@ pub(crate) fn bytes_of(batch: &Batch) -> u32 {
         .iter()
         .map(|request| match request {
             DeviceRequest::SendTelemetry(message) => telemetry::size_of(message),
+            DeviceRequest::PatchReported { patch, .. } => limits::object_bytes(&patch.0) + 64,
             DeviceRequest::AnswerMethod { response, .. } => response.payload.len(),
             DeviceRequest::InvokeMethod { request, .. } => request.payload.len(),
             _ => 64,

@@ -16,6 +16,7 @@ use model::waist::{
 };
 use model::world::{Boxed, World};
 
+use super::budget::Budget;
 use super::effect::Effect;
 use super::state::{FeatureMask, SessionState};
 use crate::access::{Access, Proven, refused};
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) telemetry: Telemetry,
     pub(crate) connections: Arc<Connections>,
     pub(crate) calls: Arc<Calls>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) incarnation: u32,
 }
 
@@ -104,12 +106,14 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Permit {
     shared: Arc<Shared>,
+    budget: Arc<Budget>,
     requests: u32,
     bytes: u32,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.budget.give(self.bytes);
         let waker = {
             let mut inner = self.shared.lock();
             inner.state.give_room(self.requests, self.bytes);
@@ -242,9 +246,14 @@ impl DeviceSession for HubSession {
         if !inner.state.take_room(requests, bytes) {
             return Err(Full(batch));
         }
+        if !self.core.budget.take(bytes) {
+            inner.state.give_room(requests, bytes);
+            return Err(Full(batch));
+        }
         inner.state.active = now.wall;
         let shared = Arc::clone(&self.shared);
-        let permit = Arc::new(Permit { shared, requests, bytes });
+        let budget = Arc::clone(&self.core.budget);
+        let permit = Arc::new(Permit { shared, budget, requests, bytes });
         let submitted = self.enqueue(batch, &permit, deadline);
         // The last holder of the permit takes the lock, so it must not be dropped under it.
         drop(inner);
@@ -260,7 +269,10 @@ impl DeviceSession for HubSession {
                 return Poll::Pending;
             }
         }
-        self.core.telemetry.poll_ready(cx)
+        match self.core.budget.poll_ready(cx) {
+            Poll::Ready(()) => self.core.telemetry.poll_ready(cx),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_event(&self, cx: &mut Context<'_>, _: Credit) -> Poll<DeviceEvent> {

@@ -61,7 +61,7 @@ pub(crate) struct SessionState {
     requests: u32,
     bytes: u32,
     desired: Option<Box<Slot>>,
-    calls: Option<Box<VecDeque<Call>>>,
+    calls: VecDeque<Call>,
 }
 
 impl SessionState {
@@ -120,11 +120,10 @@ impl SessionState {
         if self.closed.is_some() || !self.features.has(Feature::Methods) {
             return Err(call);
         }
-        let calls = self.calls.get_or_insert_with(Box::default);
-        if calls.len() >= SESSION_METHODS_MAX {
+        if self.calls.len() >= SESSION_METHODS_MAX {
             return Err(call);
         }
-        calls.push_back(call);
+        self.calls.push_back(call);
         Ok(())
     }
 
@@ -134,13 +133,13 @@ impl SessionState {
             self.closed = Some(reason);
         }
         self.desired = None;
-        let calls = self.calls.take().unwrap_or_default();
+        let calls = std::mem::take(&mut self.calls);
         calls.into_iter().map(|call| call.id).collect()
     }
 
     /// Whether [`SessionState::poll_event`] may have something.
     pub(crate) fn has_event(&self) -> bool {
-        (self.closed.is_some() && !self.told) || self.desired.is_some() || self.calls.is_some()
+        (self.closed.is_some() && !self.told) || self.desired.is_some() || !self.calls.is_empty()
     }
 
     /// The next event. `Closed` overtakes everything and comes once.
@@ -153,10 +152,11 @@ impl SessionState {
             let (patch, version) = slot.into_event();
             return Some(DeviceEvent::Desired { patch, version });
         }
-        let calls = self.calls.as_mut()?;
+        let calls = &mut self.calls;
         let next = std::iter::from_fn(|| calls.pop_front()).find(|call| call.deadline > now);
         if calls.is_empty() {
-            self.calls = None;
+            // Idle sessions hold no buffer.
+            *calls = VecDeque::new();
         }
         next.map(|Call { id, request, deadline }| DeviceEvent::Method {
             call: id,

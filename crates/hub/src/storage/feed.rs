@@ -195,13 +195,13 @@ fn bytes_of(identity: usize, body: usize) -> u64 {
 }
 
 /// Up to `max` changes after `from`.
-pub(crate) fn read(db: &Connection, from: u64, max: usize) -> rusqlite::Result<FeedPage> {
+pub(crate) fn read(db: &Connection, from: u64, max: u32) -> rusqlite::Result<FeedPage> {
     let mut select = db.prepare_cached(
         "SELECT seq, at, kind, identity, version, cause, body FROM change \
          WHERE shard = ? AND seq > ? ORDER BY seq LIMIT ?",
     )?;
     let changes = select
-        .query_map((SHARD, from.cast_signed(), max as i64), |row| {
+        .query_map((SHARD, from.cast_signed(), max), |row| {
             Ok(ReadChange {
                 seq: row.get::<_, i64>(0)?.cast_unsigned(),
                 at: WallTime(row.get(1)?),
@@ -213,19 +213,21 @@ pub(crate) fn read(db: &Connection, from: u64, max: usize) -> rusqlite::Result<F
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    match changes.first() {
-        Some(first) if first.seq != from + 1 => {
-            let head =
-                db.query_row("SELECT max(seq) FROM change WHERE shard = ?", [SHARD], |row| {
-                    row.get::<_, i64>(0)
-                })?;
-            Ok(FeedPage::Behind { head: head.cast_unsigned() })
-        }
-        _ => {
-            let next = changes.last().map_or(from, |change| change.seq);
-            Ok(FeedPage::Changes { changes, next })
-        }
+    let kept = super::schema::number(db, "feed_head")?.unwrap_or(0).cast_unsigned();
+    let removed = match changes.first() {
+        Some(first) => first.seq != from + 1,
+        None => from < kept,
+    };
+    if removed {
+        let newest: i64 = db.query_row(
+            "SELECT coalesce(max(seq), 0) FROM change WHERE shard = ?",
+            [SHARD],
+            |row| row.get(0),
+        )?;
+        return Ok(FeedPage::Behind { head: newest.cast_unsigned().max(kept) });
     }
+    let next = changes.last().map_or(from, |change| change.seq);
+    Ok(FeedPage::Changes { changes, next })
 }
 
 #[cfg(test)]
@@ -283,5 +285,6 @@ mod tests {
         assert!(matches!(read(&db, 0, 1).unwrap(), FeedPage::Behind { head: 128 }));
         db.execute("DELETE FROM change", []).unwrap();
         assert_eq!(Feed::open(&db, retention).unwrap().durable.head, 128);
+        assert_eq!(read(&db, 0, 1).unwrap(), FeedPage::Behind { head: 128 });
     }
 }

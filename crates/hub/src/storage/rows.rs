@@ -66,11 +66,11 @@ pub(crate) fn modules(db: &Connection, device: &DeviceId) -> rusqlite::Result<Ve
 }
 
 /// Up to `top` devices whose ids come after `after`, by id.
-pub(crate) fn devices(db: &Connection, after: &str, top: usize) -> rusqlite::Result<Vec<Entry>> {
+pub(crate) fn devices(db: &Connection, after: &str, top: u32) -> rusqlite::Result<Vec<Entry>> {
     let sql = format!(
         "SELECT {ENTRY} FROM identity WHERE module = '' AND device > ? ORDER BY device LIMIT ?"
     );
-    db.prepare_cached(&sql)?.query_map((after, top as i64), to_entry)?.collect()
+    db.prepare_cached(&sql)?.query_map((after, top), to_entry)?.collect()
 }
 
 /// All devices, and how many of them are enabled.

@@ -201,10 +201,11 @@ pub(crate) fn subscribe(
         if known.is_none() && all.len() >= model::feature::SUBSCRIPTIONS_MAX {
             continue;
         }
-        if known != Some(subscription) {
+        // Planted: subscriptions live no longer than their session.
+        if known != Some(subscription) && !cfg!(planted_forgotten_feature) {
             rows::put_subscription(w.db, ord, subscription)?;
-            all.insert(subscription.clone());
         }
+        all.insert(subscription.clone());
         granted.insert(subscription.clone());
     }
     w.effects.push(Effect::Features(ord, FeatureMask::of(&all)));

@@ -113,7 +113,7 @@ impl Tables {
         F: FnOnce(&mut Writing<'_>) -> Result<T, Fault> + Send + 'static,
     {
         let (answer, reply) = oneshot::channel();
-        let job = Operation { deadline, operation: Some(operation), result: None, answer, kept };
+        let job = Operation { deadline, work: Some(operation), result: None, answer, kept };
         if let Err(mut job) = self.inbox.push(Box::new(job)) {
             job.fail(stopping());
             job.answer();
@@ -160,7 +160,7 @@ enum Ran {
 
 struct Operation<T, F, K> {
     deadline: Tick,
-    operation: Option<F>,
+    work: Option<F>,
     result: Option<Result<T, Refusal>>,
     answer: oneshot::Sender<Result<T, Refusal>>,
     kept: K,
@@ -173,7 +173,7 @@ where
     K: Send + 'static,
 {
     fn run(&mut self, writing: &mut Writing<'_>) -> Ran {
-        let Some(operation) = self.operation.take() else { return Ran::Done };
+        let Some(operation) = self.work.take() else { return Ran::Done };
         if writing.now.tick > self.deadline {
             let late = Refusal::new(RefusalKind::TimedOut, "the request waited too long");
             self.result = Some(Err(late));

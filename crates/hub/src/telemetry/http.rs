@@ -155,7 +155,7 @@ impl Cursor {
 }
 
 /// GET `/api/v1/telemetry/stream?device=&from=now|start|<cursor>`.
-pub(crate) async fn stream(call: Call) -> Outcome {
+pub(crate) fn stream(call: Call) -> Outcome {
     call.prove(Rights::SERVICE)?;
     call.only(&Method::GET)?;
     call.only_query(&["device", "from"])?;

@@ -84,7 +84,7 @@ impl Telemetry {
         let accepted = Arc::clone(&self.accepted);
         let commits = self.commits.clone();
         let callback = move |result: &Result<Committed, CommitError>| {
-            let result = result.as_ref().map(accepted_by).map_err(refuse);
+            let result = result.as_ref().copied().map(accepted_by).map_err(refuse);
             if result.is_ok() {
                 accepted.fetch_add(count, Ordering::Relaxed);
                 commits.send_modify(|commit| *commit += 1);
@@ -170,7 +170,7 @@ impl Telemetry {
 }
 
 /// Only a commit accepts.
-fn accepted_by(_: &Committed) -> Answer {
+fn accepted_by(_: Committed) -> Answer {
     Answer::Accepted
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::access::Rights;
 use crate::registry::shapes::{self, Seen};
 use crate::registry::{Entry, http as registry};
-use crate::service::http::{Call, Outcome, answer};
+use crate::service::http::{Call, Outcome, answer, no_such_method};
 use crate::storage::feed::{self, Cause, FeedPage, Kind, ReadChange};
 use crate::storage::rows;
 use crate::storage::twins::{SectionWrite, write};
@@ -25,7 +25,7 @@ pub(crate) async fn twin(call: Call, identity: IdentityId) -> Outcome {
     let (entry, twin) = match call.method {
         Method::GET => read(&call, identity).await?,
         Method::PATCH | Method::PUT => change(&call, identity).await?,
-        _ => return Err(call.no_such_method()),
+        _ => return Err(no_such_method()),
     };
     let seen = registry::look_seen(&call.core, &entry).await?;
     let etag = twin.etag.text();
@@ -102,8 +102,7 @@ pub(crate) async fn events(call: Call) -> Outcome {
     call.only(&Method::GET)?;
     call.only_query(&["from", "max"])?;
     let from = call.number("from", 0)?;
-    let max = usize::try_from(call.number("max", CHANGES_MAX)?.clamp(1, CHANGES_MAX));
-    let max = max.unwrap_or(1);
+    let max = u32::try_from(call.number("max", CHANGES_MAX)?.clamp(1, CHANGES_MAX)).unwrap_or(1);
     let page = call.core.reader.look(move |db| feed::read(db, from, max)).await?;
     let body = match page {
         FeedPage::Behind { head } => json!({"behind": true, "changes": [], "next": head}),

@@ -81,7 +81,7 @@ fn check_value(key: &str, value: &Value, depth: usize) -> Result<(), TwinFault> 
 }
 
 /// Keys and texts count their bytes, numbers 8, booleans 4, null 0.
-fn object_bytes(object: &Map<String, Value>) -> usize {
+pub(crate) fn object_bytes(object: &Map<String, Value>) -> usize {
     object.iter().map(|(key, value)| key.len() + value_bytes(value)).sum()
 }
 

@@ -95,7 +95,7 @@ pub async fn methods_are_called_and_answered(bench: &Bench) {
     let deaf = bench.cloud.invoke(device.clone(), now.clone()).await;
     assert_eq!(deaf.expect_err("nobody listens").kind, RefusalKind::TargetOffline);
 
-    let waiting = bench.cloud.invoke(device.clone(), request(Duration::from_secs(60)));
+    let waiting = bench.cloud.invoke(device.clone(), request(Duration::from_mins(1)));
     let listen = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         bench.subscribe(&*opened.session, &[Feature::Methods]).await;
