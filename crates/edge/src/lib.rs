@@ -17,3 +17,6 @@ pub mod router;
 
 pub mod access;
 pub mod workload;
+
+pub(crate) mod storage;
+pub(crate) mod upstream;

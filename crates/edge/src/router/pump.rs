@@ -6,6 +6,8 @@
 //! records stay in flight, and when the pause is over the lanes are rewound, which hands out
 //! again, in order, everything that was not acknowledged.
 
+pub(crate) mod shell;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -109,6 +111,11 @@ impl Pump {
             }
         }
         fate
+    }
+
+    /// `count` records in flight were given up without being sent.
+    pub fn handle_given_up(&mut self, count: usize) {
+        self.in_flight = self.in_flight.saturating_sub(count);
     }
 
     /// Everything in flight was taken back.

@@ -1,0 +1,230 @@
+//! Which lanes a message goes to. Pure: the routes in force and a message in, records out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use journal::log::{LaneId, Record};
+use model::id::ModuleName;
+use model::message::{MESSAGE_BYTES_MAX, Message};
+use model::refusal::{Refusal, RefusalKind};
+use model::route::{Endpoint, MessageSource, endpoints_for};
+use model::router_plan::{RouterPlan, TIME_TO_LIVE};
+use model::time::WallTime;
+
+use super::record;
+use crate::access::Proven;
+
+/// The routes in force, with the lanes their messages lie in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Table {
+    plan: RouterPlan,
+    lanes: BTreeMap<(Endpoint, u32), LaneId>,
+}
+
+/// One accepted message as it is to be stored.
+#[derive(Debug, Default)]
+pub(crate) struct Dispatch {
+    /// What goes into the journal; several records if life times differ, none without a route.
+    pub(crate) records: Vec<Record>,
+    /// Whether any of it goes upstream.
+    pub(crate) is_upstream: bool,
+    /// Whose inputs get some of it.
+    pub(crate) modules: Vec<ModuleName>,
+}
+
+impl Table {
+    /// No routes: everything is taken and dropped.
+    pub(crate) fn empty() -> Self {
+        let plan = RouterPlan {
+            schema_version: "1.1".into(),
+            routes: BTreeMap::new(),
+            time_to_live: Some(TIME_TO_LIVE),
+        };
+        Self { plan, lanes: BTreeMap::new() }
+    }
+
+    /// `plan` with the lanes that `lane` gives for an endpoint and a priority.
+    pub(crate) fn new(plan: RouterPlan, mut lane: impl FnMut(&str, u32) -> LaneId) -> Self {
+        let lanes = plan.routes.values().map(|route| {
+            let id = lane(&route.endpoint.to_string(), route.priority);
+            ((route.endpoint.clone(), route.priority), id)
+        });
+        let lanes = lanes.collect();
+        Self { plan, lanes }
+    }
+
+    /// The inputs of `module` that routes lead to, as endpoint and input name.
+    pub(crate) fn inputs_of(&self, module: &ModuleName) -> Vec<(String, Box<str>)> {
+        let mut inputs: Vec<(String, Box<str>)> = Vec::new();
+        for (endpoint, _) in self.lanes.keys() {
+            if let Endpoint::ModuleInput { module: reader, input } = endpoint
+                && reader == module
+                && inputs.last().is_none_or(|(_, last)| last != input)
+            {
+                inputs.push((endpoint.to_string(), input.clone()));
+            }
+        }
+        inputs
+    }
+
+    /// What becomes of `message` from a proven sender.
+    ///
+    /// # Errors
+    /// `TooLarge` if the message is larger than the hub would take.
+    pub(crate) fn dispatch(
+        &self,
+        from: &Proven,
+        message: &Message,
+        now: WallTime,
+    ) -> Result<Dispatch, Refusal> {
+        if message.body.len() + message.properties.0.len() > MESSAGE_BYTES_MAX {
+            let reason = format!("a message has at most {MESSAGE_BYTES_MAX} bytes");
+            return Err(Refusal::new(RefusalKind::TooLarge, reason));
+        }
+        let message = stamped(from, message);
+        let output = message.system.output_name.clone();
+        let source = match from.identity.module_str() {
+            Some(module) => MessageSource::Module { module, output: output.as_deref() },
+            None => MessageSource::Device,
+        };
+        let mut dispatch = Dispatch::default();
+        let mut lanes: BTreeMap<Option<i64>, Vec<LaneId>> = BTreeMap::new();
+        for found in endpoints_for(self.plan.routes.values(), source, &message) {
+            let key = (found.endpoint.clone(), found.priority);
+            let Some(lane) = self.lanes.get(&key) else { continue };
+            match found.endpoint {
+                Endpoint::Upstream => dispatch.is_upstream = true,
+                Endpoint::ModuleInput { module, .. } => dispatch.modules.push(module.clone()),
+            }
+            let life = found.time_to_live.or(self.plan.time_to_live);
+            lanes.entry(expires(life, &message, now)).or_default().push(*lane);
+        }
+        if !lanes.is_empty() {
+            let payload = record::encode(&from.identity, &message);
+            let record = |(expires_ms, lanes): (Option<i64>, Vec<LaneId>)| Record {
+                lanes: lanes.into(),
+                enqueued_ms: now.0,
+                expires_ms,
+                payload: payload.clone(),
+            };
+            dispatch.records = lanes.into_iter().map(record).collect();
+        }
+        Ok(dispatch)
+    }
+}
+
+/// The sooner of the route's life time and the message's own expiry.
+fn expires(life: Option<Duration>, message: &Message, now: WallTime) -> Option<i64> {
+    let routed = life.map(|life| now.after(life).0);
+    let own = message.system.expiry.map(|at| at.0);
+    routed.into_iter().chain(own).min()
+}
+
+/// Who sent it is what was proven, whatever the message says.
+fn stamped(from: &Proven, message: &Message) -> Message {
+    let mut message = message.clone();
+    message.system.connection_device_id = Some(from.identity.device_str().into());
+    message.system.connection_module_id = from.identity.module_str().map(Into::into);
+    message.system.connection_generation_id = Some(from.generation_id.clone());
+    message.system.connection_auth_method = None;
+    message.system.input_name = None;
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: WallTime = WallTime(1_000_000);
+
+    fn table(routes: Value) -> Table {
+        let desired = json!({ "schemaVersion": "1.1", "routes": routes });
+        let plan = RouterPlan::parse(desired.as_object().unwrap()).unwrap();
+        let mut ids = Vec::new();
+        Table::new(plan, |endpoint, priority| {
+            let name = format!("{priority}:{endpoint}");
+            let at = ids.iter().position(|known| *known == name).unwrap_or(ids.len());
+            if at == ids.len() {
+                ids.push(name);
+            }
+            LaneId(u32::try_from(at).unwrap())
+        })
+    }
+
+    fn from_a() -> Proven {
+        Proven { identity: "d/a".parse().unwrap(), valid_until: NOW, generation_id: "g1".into() }
+    }
+
+    fn message(output: &str) -> Message {
+        let mut message = Message { body: Bytes::from_static(b"x"), ..Message::default() };
+        message.system.output_name = Some(output.into());
+        message.system.connection_module_id = Some("liar".into());
+        message
+    }
+
+    #[test]
+    fn a_message_lies_in_one_record_per_life_time() {
+        let table = table(json!({
+            "a": "FROM /messages/modules/a/outputs/o INTO $upstream",
+            "b": { "route": "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/i\")",
+                   "priority": 1, "timeToLiveSecs": 60 },
+            "c": "FROM /messages/* INTO BrokeredEndpoint(\"/modules/c/inputs/i\")",
+        }));
+        let got = table.dispatch(&from_a(), &message("o"), NOW).unwrap();
+        assert!(got.is_upstream);
+        let found: Vec<_> =
+            got.records.iter().map(|it| (it.lanes.to_vec(), it.expires_ms)).collect();
+        assert_eq!(
+            found,
+            [
+                (vec![LaneId(1)], Some(NOW.0 + 60_000)),
+                (vec![LaneId(0), LaneId(2)], Some(NOW.0 + 7_200_000)),
+            ]
+        );
+        let names: Vec<_> = got.modules.iter().map(ModuleName::as_str).collect();
+        assert_eq!(names, ["b", "c"]);
+    }
+
+    #[test]
+    fn nothing_is_stored_for_a_message_that_no_route_wants() {
+        let table = table(json!({ "a": "FROM /messages/modules/z/* INTO $upstream" }));
+        let got = table.dispatch(&from_a(), &message("o"), NOW).unwrap();
+        assert!(got.records.is_empty() && !got.is_upstream && got.modules.is_empty());
+    }
+
+    #[test]
+    fn the_sender_is_what_was_proven_and_the_sooner_expiry_counts() {
+        let table = table(json!({ "a": "FROM /messages/* INTO $upstream" }));
+        let mut sent = message("o");
+        sent.system.expiry = Some(WallTime(NOW.0 + 5));
+        let got = table.dispatch(&from_a(), &sent, NOW).unwrap();
+        assert_eq!(got.records[0].expires_ms, Some(NOW.0 + 5));
+        let (sender, stored) = record::decode(got.records[0].payload.clone()).unwrap();
+        assert_eq!(sender.as_str(), "d/a");
+        assert_eq!(stored.system.connection_module_id.as_deref(), Some("a"));
+        assert_eq!(stored.system.connection_generation_id.as_deref(), Some("g1"));
+    }
+
+    #[test]
+    fn a_message_larger_than_the_hub_takes_is_refused() {
+        let large = Message { body: vec![0; MESSAGE_BYTES_MAX + 1].into(), ..Message::default() };
+        let refused = Table::empty().dispatch(&from_a(), &large, NOW).unwrap_err();
+        assert_eq!(refused.kind, RefusalKind::TooLarge);
+    }
+
+    #[test]
+    fn inputs_are_named_once_whatever_their_priorities() {
+        let into = "INTO BrokeredEndpoint(\"/modules/b/inputs/i\")";
+        let table = table(json!({
+            "x": { "route": format!("FROM /messages/modules/a/* {into}"), "priority": 1 },
+            "y": { "route": format!("FROM /messages/modules/c/* {into}"), "priority": 2 },
+        }));
+        let inputs = table.inputs_of(&"b".parse().unwrap());
+        assert_eq!(inputs.len(), 1);
+        assert_eq!(&*inputs[0].1, "i");
+        assert!(table.inputs_of(&"a".parse().unwrap()).is_empty());
+    }
+}

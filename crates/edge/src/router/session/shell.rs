@@ -1,0 +1,605 @@
+//! The session itself: requests go to the journal or to its task of slow operations, events
+//! come from its lanes, its twin and its callers.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use journal::log::{Budget, LaneId, Position};
+use journal::queue::{Delivery as Found, Queue};
+use model::feature::{Feature, FeatureSet};
+use model::id::{IdentityId, ModuleName};
+use model::message::Message;
+use model::method::{MethodCallId, MethodRequest, MethodResponse};
+use model::refusal::{Refusal, RefusalKind};
+use model::time::{Tick, WallTime};
+use model::twin::{TwinPatch, Version};
+use model::waist::{
+    Answer, Answers, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Completion, Credit, Delivery,
+    DeliveryToken, DeviceEvent, DeviceRequest, DeviceSession, Epoch, Full, Leave, Outcome,
+};
+use model::world::Boxed;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+use super::{FETCH_BYTES, INVOKE_MAX, METHODS_MAX, OPERATIONS_MAX, UNSETTLED_MAX};
+use crate::access::Proven;
+use crate::router::record;
+use crate::router::shell::{Core, refusal_of};
+use crate::router::twins::compose;
+use crate::upstream::shell::{Link, Owner};
+
+type Reply = Result<Answer, Refusal>;
+
+/// One open session of a module.
+pub(crate) struct ModuleSession {
+    core: Arc<Core>,
+    link: Arc<Link>,
+    proven: Proven,
+    module: ModuleName,
+    epoch: Epoch,
+    me: Weak<Self>,
+    operations: mpsc::Sender<Operation>,
+    state: Mutex<State>,
+}
+
+struct State {
+    closed: Option<CloseReason>,
+    is_end_told: bool,
+    valid_until: WallTime,
+    features: FeatureSet,
+    waker: Option<Waker>,
+    room: Option<Waker>,
+    desired: Option<(TwinPatch, Version)>,
+    methods: VecDeque<(MethodCallId, MethodRequest, Tick)>,
+    calls: HashMap<MethodCallId, oneshot::Sender<MethodResponse>>,
+    inputs: Inputs,
+    next: u64,
+}
+
+#[derive(Default)]
+struct Inputs {
+    ready: VecDeque<(LaneId, Position, Message)>,
+    unsettled: BTreeMap<DeliveryToken, (LaneId, Position)>,
+    is_fetching: bool,
+    has_work: bool,
+    turn: usize,
+}
+
+/// A request that waits for something but the journal.
+struct Operation {
+    request: DeviceRequest,
+    deadline: Tick,
+    answer: oneshot::Sender<Reply>,
+}
+
+impl ModuleSession {
+    pub(crate) fn start(
+        core: Arc<Core>,
+        link: Arc<Link>,
+        proven: Proven,
+        module: ModuleName,
+        features: FeatureSet,
+        epoch: Epoch,
+    ) -> Arc<Self> {
+        let (operations, waiting) = mpsc::channel(OPERATIONS_MAX);
+        let session = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            state: Mutex::new(State {
+                closed: None,
+                is_end_told: false,
+                valid_until: proven.valid_until,
+                features,
+                waker: None,
+                room: None,
+                desired: None,
+                methods: VecDeque::new(),
+                calls: HashMap::new(),
+                inputs: Inputs { has_work: true, ..Inputs::default() },
+                next: 1,
+            }),
+            core: Arc::clone(&core),
+            link: Arc::clone(&link),
+            proven,
+            module,
+            epoch,
+            me: me.clone(),
+            operations,
+        });
+        let owner: Weak<dyn Owner> = session.me.clone();
+        link.set_owner(owner);
+        session.mirror_methods();
+        core.world.spawn(operate(Weak::clone(&session.me), waiting));
+        session
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the session from our side.
+    pub(crate) fn end(&self, reason: CloseReason) {
+        let mut state = self.state();
+        if state.closed.is_some() {
+            return;
+        }
+        state.closed = Some(reason);
+        state.calls.clear();
+        state.methods.clear();
+        let wakers = (state.waker.take(), state.room.take());
+        drop(state);
+        [wakers.0, wakers.1].into_iter().flatten().for_each(Waker::wake);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state().closed.is_none()
+    }
+
+    /// Messages for its inputs were committed.
+    pub(crate) fn handle_work(&self) {
+        let mut state = self.state();
+        state.inputs.has_work = true;
+        wake(state);
+    }
+
+    /// The hub answers "not there" by itself if nobody listens to methods.
+    fn mirror_methods(&self) {
+        self.link.set_methods(self.state().features.has(Feature::Methods));
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        let state = self.state();
+        let of = |kind, reason| Some(Refusal::new(kind, reason));
+        match state.closed {
+            Some(CloseReason::TakenOver) => {
+                of(RefusalKind::TakenOver, "a newer session of this module took over")
+            }
+            Some(_) => of(RefusalKind::Unavailable, "the session is closed"),
+            None if self.core.world.now().wall >= state.valid_until => {
+                of(RefusalKind::Unauthenticated, "the token has expired")
+            }
+            None => None,
+        }
+    }
+
+    /// Acknowledges what was completed or rejected and takes back what was abandoned.
+    fn settle(&self, batch: &Batch) -> Result<(), ()> {
+        let mut done = Vec::new();
+        let mut again = Vec::new();
+        {
+            let state = self.state();
+            for request in &batch.0 {
+                let DeviceRequest::Settle { token, outcome } = request else { continue };
+                match (state.inputs.unsettled.get(token), outcome) {
+                    // Settled before: every settlement may come twice.
+                    (None, _) => {}
+                    (Some(place), Outcome::Complete | Outcome::Reject) => done.push(*place),
+                    (Some((lane, _)), Outcome::Abandon) => again.push(*lane),
+                }
+            }
+        }
+        if done.is_empty() && again.is_empty() {
+            return Ok(());
+        }
+        let (me, count) = (self.me.clone(), done.len() as u64);
+        let command = Box::new(move |queue: &mut Queue, _| {
+            for (lane, position) in &done {
+                queue.acknowledge(*lane, *position);
+            }
+            for lane in &again {
+                queue.rewind(*lane);
+            }
+            if let Some(session) = me.upgrade() {
+                session.core.counters.add(&session.core.counters.sent_inputs, count);
+                session.handle_work();
+            }
+        });
+        self.core.intake.command(command).map_err(drop)?;
+        let mut state = self.state();
+        for request in &batch.0 {
+            if let DeviceRequest::Settle { token, .. } = request {
+                state.inputs.unsettled.remove(token);
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, messages: usize) -> bool {
+        let (me, module) = (self.me.clone(), self.module.clone());
+        let core = Arc::clone(&self.core);
+        let turn = self.state().inputs.turn;
+        let command = Box::new(move |queue: &mut Queue, now_ms| {
+            let Some(session) = me.upgrade().filter(|session| session.is_open()) else { return };
+            let mut inputs = core.table().inputs_of(&module);
+            let len = inputs.len().max(1);
+            inputs.rotate_left(turn % len);
+            let budget = Budget { records: messages, bytes: FETCH_BYTES };
+            for (endpoint, input) in inputs {
+                let lanes = queue.lanes(&endpoint);
+                match queue.next(&lanes, budget, now_ms) {
+                    Ok(Some(found)) => return session.handle_found(queue, found, &input),
+                    Ok(None) => {}
+                    Err(error) => {
+                        warn!(%error, endpoint, "lane not read");
+                        return session.handle_empty();
+                    }
+                }
+            }
+            session.handle_empty();
+        });
+        self.core.intake.command(command).is_ok()
+    }
+
+    fn handle_found(&self, queue: &mut Queue, found: Found, input: &str) {
+        let mut ready = Vec::with_capacity(found.records.len());
+        for stored in found.records {
+            match record::decode(stored.payload) {
+                Ok((_, mut message)) => {
+                    message.system.input_name = Some(input.into());
+                    // The slice would keep the whole read alive until the slowest is settled.
+                    message.body = bytes::Bytes::copy_from_slice(&message.body);
+                    ready.push((found.lane, stored.position, message));
+                }
+                Err(error) => {
+                    warn!(%error, "a stored message was passed over");
+                    self.core.counters.add(&self.core.counters.dropped_damaged, 1);
+                    queue.acknowledge(found.lane, stored.position);
+                }
+            }
+        }
+        let mut state = self.state();
+        state.inputs.ready.extend(ready);
+        state.inputs.is_fetching = false;
+        state.inputs.turn = state.inputs.turn.wrapping_add(1);
+        wake(state);
+    }
+
+    fn handle_empty(&self) {
+        let mut state = self.state();
+        state.inputs.is_fetching = false;
+        state.inputs.has_work = false;
+    }
+
+    fn poll_input(&self, mut state: MutexGuard<'_, State>, credit: Credit) -> Poll<DeviceEvent> {
+        if credit.messages == 0 || !state.features.has(Feature::Inputs) {
+            return Poll::Pending;
+        }
+        if let Some((lane, position, message)) = state.inputs.ready.pop_front() {
+            let token = DeliveryToken(state.next);
+            state.next += 1;
+            state.inputs.unsettled.insert(token, (lane, position));
+            return Poll::Ready(DeviceEvent::Message(Box::new(Delivery { token, message })));
+        }
+        let room = UNSETTLED_MAX.saturating_sub(state.inputs.unsettled.len());
+        let messages = room.min(usize::from(credit.messages));
+        if messages > 0 && state.inputs.has_work && !state.inputs.is_fetching {
+            state.inputs.is_fetching = true;
+            drop(state);
+            if !self.fetch(messages) {
+                // The writer is behind with 4,096 commands; the next commit wakes us.
+                self.state().inputs.is_fetching = false;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn answer_method(&self, call: MethodCallId, response: MethodResponse) -> Reply {
+        if let Some(caller) = self.state().calls.remove(&call) {
+            // Nobody waits any more: that is no fault of the module.
+            caller.send(response).ok();
+        }
+        Ok(Answer::Accepted)
+    }
+
+    async fn operate(&self, request: DeviceRequest, deadline: Tick) -> Reply {
+        match request {
+            DeviceRequest::ReadTwin => {
+                self.link.read().await.map(|twin| Answer::Twin(Box::new(twin)))
+            }
+            DeviceRequest::PatchReported { patch, if_version } => {
+                self.link.report(patch, if_version).await.map(Answer::Patched)
+            }
+            DeviceRequest::Subscribe(wanted) => {
+                let mut features = self.state().features.clone();
+                for one in &wanted {
+                    if features.len() < model::feature::SUBSCRIPTIONS_MAX {
+                        features.insert(one.clone());
+                    }
+                }
+                let held = |filter: &str| features.iter().any(|one| &*one.filter == filter);
+                let granted = wanted.iter().filter(|one| held(&one.filter)).cloned().collect();
+                self.keep(features).await?;
+                Ok(Answer::Subscribed(granted))
+            }
+            DeviceRequest::Unsubscribe(filters) => {
+                let mut features = self.state().features.clone();
+                filters.iter().for_each(|filter| features.remove(filter));
+                self.keep(features).await?;
+                Ok(Answer::Accepted)
+            }
+            DeviceRequest::InvokeMethod { target, request } => {
+                self.invoke(&target, request, deadline).await
+            }
+            DeviceRequest::PullMessage { .. } => Err(invalid("modules get no such messages")),
+            DeviceRequest::Modules(_) => Err(Refusal::new(
+                RefusalKind::Forbidden,
+                "only the edge runtime works on module identities",
+            )),
+            DeviceRequest::SendTelemetry(_)
+            | DeviceRequest::Settle { .. }
+            | DeviceRequest::AnswerMethod { .. } => Err(invalid("handled at once")),
+        }
+    }
+
+    async fn keep(&self, features: FeatureSet) -> Result<(), Refusal> {
+        self.core.keep_features(&self.module, features.clone()).await?;
+        let mut state = self.state();
+        state.features = features;
+        wake(state);
+        self.mirror_methods();
+        Ok(())
+    }
+
+    async fn invoke(&self, target: &IdentityId, request: MethodRequest, deadline: Tick) -> Reply {
+        let module = target.module_name().filter(|_| target.device_id() == self.core.device);
+        let offline = || Refusal::new(RefusalKind::TargetOffline, "the module is not connected");
+        let session = module.and_then(|module| self.core.session(&module)).ok_or_else(offline)?;
+        let now = self.core.world.now().tick;
+        let wait = request.response_timeout.min(INVOKE_MAX).min(deadline.since(now));
+        let reply = session.handle_method(request, now.after(wait)).ok_or_else(offline)?;
+        match tokio::time::timeout(wait, reply).await {
+            Ok(Ok(response)) => Ok(Answer::Method(response)),
+            Ok(Err(_)) => Err(offline()),
+            Err(_) => {
+                Err(Refusal::new(RefusalKind::TargetTimedOut, "the module did not answer in time"))
+            }
+        }
+    }
+}
+
+impl Owner for ModuleSession {
+    fn handle_desired(&self, patch: &TwinPatch, version: Version) {
+        let mut state = self.state();
+        // Who did not subscribe reads the whole twin first.
+        if !state.features.has(Feature::DesiredChanges) {
+            return;
+        }
+        match &mut state.desired {
+            Some((earlier, at)) => {
+                compose(&mut earlier.0, &patch.0);
+                *at = version;
+            }
+            slot @ None => *slot = Some((patch.clone(), version)),
+        }
+        wake(state);
+    }
+
+    fn handle_method(
+        &self,
+        request: MethodRequest,
+        deadline: Tick,
+    ) -> Option<oneshot::Receiver<MethodResponse>> {
+        let mut state = self.state();
+        let listens = state.closed.is_none() && state.features.has(Feature::Methods);
+        // Calls whose callers went away make room.
+        state.calls.retain(|_, caller| !caller.is_closed());
+        if !listens || state.calls.len() >= METHODS_MAX {
+            return None;
+        }
+        let (caller, reply) = oneshot::channel();
+        let call = MethodCallId(state.next);
+        state.next += 1;
+        state.calls.insert(call, caller);
+        state.methods.push_back((call, request, deadline));
+        wake(state);
+        Some(reply)
+    }
+}
+
+/// The task of slow operations; ends with the session.
+async fn operate(session: Weak<ModuleSession>, mut waiting: mpsc::Receiver<Operation>) {
+    while let Some(Operation { request, deadline, answer }) = waiting.recv().await {
+        let Some(session) = session.upgrade() else { return };
+        let wait = deadline.since(session.core.world.now().tick);
+        let late = || Refusal::new(RefusalKind::TimedOut, "it took too long; it may have happened");
+        let reply = match session.refusal() {
+            Some(refusal) => Err(refusal),
+            None => tokio::time::timeout(wait, session.operate(request, deadline))
+                .await
+                .unwrap_or_else(|_| Err(late())),
+        };
+        // Dropping the completion cancels nothing.
+        answer.send(reply).ok();
+        let room = session.state().room.take();
+        if let Some(waker) = room {
+            waker.wake();
+        }
+    }
+}
+
+impl DeviceSession for ModuleSession {
+    fn identity(&self) -> &IdentityId {
+        &self.proven.identity
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn submit(&self, batch: Batch, deadline: Tick) -> Result<Completion, Full> {
+        if let Some(refusal) = self.refusal() {
+            let all = batch.0.iter().map(|_| Err(refusal.clone())).collect();
+            return Ok(Completion::ready(all));
+        }
+        let slow = batch.0.iter().filter(|request| is_slow(request)).count();
+        let Ok(mut permits) = self.operations.try_reserve_many(slow) else {
+            return Err(Full(batch));
+        };
+        if self.settle(&batch).is_err() {
+            return Err(Full(batch));
+        }
+        let Ok((commit, mut taken)) = self.core.take(&self.proven, &batch) else {
+            return Err(Full(batch));
+        };
+        let mut slots = VecDeque::with_capacity(batch.0.len());
+        for request in batch.0 {
+            slots.push_back(match request {
+                DeviceRequest::SendTelemetry(_) => match taken.pop_front() {
+                    Some(Ok(())) => Slot::Committed,
+                    Some(Err(refusal)) => Slot::Known(Err(refusal)),
+                    None => Slot::Known(Err(invalid("not taken"))),
+                },
+                DeviceRequest::Settle { .. } => Slot::Known(Ok(Answer::Accepted)),
+                DeviceRequest::AnswerMethod { call, response } => {
+                    Slot::Known(self.answer_method(call, response))
+                }
+                request => {
+                    let (answer, reply) = oneshot::channel();
+                    if let Some(permit) = permits.next() {
+                        permit.send(Operation { request, deadline, answer });
+                    }
+                    Slot::Later(reply)
+                }
+            });
+        }
+        Ok(Completion::new(Pending { slots, commit, committed: None }))
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.state().room = Some(cx.waker().clone());
+        let has_room = self.operations.capacity() >= BATCH_REQUESTS_MAX || !self.is_open();
+        if !has_room { Poll::Pending } else { self.core.intake.poll_ready(cx) }
+    }
+
+    fn poll_event(&self, cx: &mut Context<'_>, credit: Credit) -> Poll<DeviceEvent> {
+        let mut state = self.state();
+        state.waker = Some(cx.waker().clone());
+        if let Some(reason) = state.closed {
+            if state.is_end_told {
+                return Poll::Pending;
+            }
+            state.is_end_told = true;
+            return Poll::Ready(DeviceEvent::Closed(reason));
+        }
+        if let Some((call, request, deadline)) = state.methods.pop_front() {
+            return Poll::Ready(DeviceEvent::Method { call, request, deadline });
+        }
+        if let Some((patch, version)) = state.desired.take() {
+            return Poll::Ready(DeviceEvent::Desired { patch, version });
+        }
+        self.poll_input(state, credit)
+    }
+
+    fn renew(&self, claim: Claim, _: Tick) -> Boxed<'_, Result<WallTime, Refusal>> {
+        Box::pin(async move {
+            let proven = self.core.prove(&claim)?;
+            if proven.identity != self.proven.identity {
+                let reason = "the claim is of another identity";
+                return Err(Refusal::new(RefusalKind::Forbidden, reason));
+            }
+            self.state().valid_until = proven.valid_until;
+            Ok(proven.valid_until)
+        })
+    }
+
+    fn close(&self, how: Leave) {
+        if !self.is_open() {
+            return;
+        }
+        if let Leave::Lost { will: Some(will) } = how {
+            let batch = Batch::from(DeviceRequest::SendTelemetry(will));
+            if self.core.take(&self.proven, &batch).is_err() {
+                warn!(module_id = %self.module, "the will was lost: the journal is full");
+            }
+        }
+        self.end(CloseReason::Disconnected);
+        self.link.set_methods(false);
+    }
+}
+
+impl Drop for ModuleSession {
+    fn drop(&mut self) {
+        // A session that was taken over has no say about the newer one's wishes.
+        if self.state().closed.is_none() {
+            self.link.set_methods(false);
+        }
+    }
+}
+
+/// Answers of one batch: known ones, those of one commit, those of the task.
+struct Pending {
+    slots: VecDeque<Slot>,
+    commit: Option<oneshot::Receiver<Result<(), Refusal>>>,
+    committed: Option<Result<(), Refusal>>,
+}
+
+enum Slot {
+    Known(Reply),
+    Committed,
+    Later(oneshot::Receiver<Reply>),
+}
+
+impl Pending {
+    fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        if let Some(committed) = &self.committed {
+            return Poll::Ready(committed.clone());
+        }
+        let Some(commit) = &mut self.commit else { return Poll::Ready(Ok(())) };
+        let Poll::Ready(told) = Pin::new(commit).poll(cx) else { return Poll::Pending };
+        let outcome = told.unwrap_or_else(|_| Err(gone()));
+        self.committed = Some(outcome.clone());
+        Poll::Ready(outcome)
+    }
+}
+
+impl Answers for Pending {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
+        let Some(mut slot) = self.slots.pop_front() else { return Poll::Ready(None) };
+        let polled = match &mut slot {
+            Slot::Known(reply) => Poll::Ready(reply.clone()),
+            Slot::Committed => self.poll_commit(cx).map_ok(|()| Answer::Accepted),
+            Slot::Later(reply) => {
+                Pin::new(reply).poll(cx).map(|told| told.unwrap_or_else(|_| Err(gone())))
+            }
+        };
+        if polled.is_pending() {
+            self.slots.push_front(slot);
+        }
+        polled.map(Some)
+    }
+}
+
+/// Tells the sender how a commit ended.
+pub(crate) fn commit_told(
+    told: oneshot::Sender<Result<(), Refusal>>,
+    outcome: &Result<journal::log::Committed, journal::log::CommitError>,
+) {
+    // Dropping the completion cancels nothing.
+    told.send(outcome.as_ref().map(|_| ()).map_err(refusal_of)).ok();
+}
+
+fn is_slow(request: &DeviceRequest) -> bool {
+    !matches!(
+        request,
+        DeviceRequest::SendTelemetry(_)
+            | DeviceRequest::Settle { .. }
+            | DeviceRequest::AnswerMethod { .. }
+    )
+}
+
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(RefusalKind::Unavailable, "the router is stopping")
+}
+
+fn invalid(reason: &'static str) -> Refusal {
+    Refusal::new(RefusalKind::InvalidRequest, reason)
+}

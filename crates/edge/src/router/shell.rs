@@ -1,0 +1,568 @@
+//! The router at work: owns the journal of messages, knows who is connected, answers the waist.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use journal::disk::Disk;
+use journal::log::{CommitError, LaneId, LogOptions, OpenLogError, StageError};
+use journal::queue::{LaneStats, Queue};
+use journal::worker::{Intake, IntakeFull, IntakeLimits, Writer, WriterTurn, channel};
+use model::feature::FeatureSet;
+use model::id::{DeviceId, IdentityId, ModuleName};
+use model::names::EDGE_HUB;
+use model::refusal::{Refusal, RefusalKind};
+use model::router_plan::RouterPlan;
+use model::time::{Now, Tick};
+use model::twin::{TwinPatch, Version};
+use model::waist::{Batch, Claim, CloseReason, DeviceApi, DeviceRequest, Epoch, LinkKind, Opened};
+use model::world::{Boxed, Turn, Worker, World};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::dispatch::Table;
+use super::session::shell::{ModuleSession, commit_told};
+use super::twins::difference;
+use crate::access::{Access, ModuleKeys, Proven};
+use crate::storage::store::{Area, Store};
+use crate::storage::tables;
+use crate::upstream::shell::{Link, Links, told};
+
+/// Size of one segment of the journal, in bytes.
+const SEGMENT_BYTES: u64 = 4 << 20;
+/// The wait before a command is offered again to a writer that is behind.
+const COMMAND_PAUSE: Duration = Duration::from_millis(10);
+/// After so many offers the writer counts as gone.
+const COMMAND_OFFERS: u32 = 500;
+/// How often the journal is looked at for messages that outlived their life time.
+const TIDY_EVERY: Duration = Duration::from_mins(1);
+
+/// What the router counted since it started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent_upstream: AtomicU64,
+    pub(crate) sent_inputs: AtomicU64,
+    pub(crate) dropped_no_route: AtomicU64,
+    pub(crate) dropped_poison: AtomicU64,
+    pub(crate) dropped_no_sender: AtomicU64,
+    pub(crate) dropped_damaged: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(&self, counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// How the desired properties of `$edgeHub` fared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RoutesOutcome {
+    pub(crate) version: Version,
+    pub(crate) code: u16,
+    pub(crate) words: String,
+}
+
+/// What a router is made from.
+pub(crate) struct RouterParts {
+    pub(crate) world: World,
+    pub(crate) device: DeviceId,
+    /// Host names that tokens may name.
+    pub(crate) hosts: Vec<Box<str>>,
+    pub(crate) store: Store,
+    pub(crate) links: Arc<Links>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) queue_bytes_max: u64,
+    pub(crate) modules: BTreeMap<ModuleName, ModuleKeys>,
+    pub(crate) features: BTreeMap<ModuleName, FeatureSet>,
+    /// The desired properties of `$edgeHub` that were in force last.
+    pub(crate) last_good: Option<(Map<String, Value>, Version)>,
+    pub(crate) incarnation: u32,
+    pub(crate) stopped: watch::Receiver<bool>,
+}
+
+/// What the sessions, the pump and the configuration share.
+pub(crate) struct Core {
+    pub(crate) world: World,
+    pub(crate) device: DeviceId,
+    pub(crate) intake: Intake<Queue>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) counters: Counters,
+    /// Told when something for the hub was committed.
+    pub(crate) upstream_work: Notify,
+    pub(crate) stopped: watch::Receiver<bool>,
+    store: Store,
+    access: RwLock<Access>,
+    table: RwLock<Arc<Table>>,
+    sessions: Mutex<BTreeMap<ModuleName, Weak<ModuleSession>>>,
+    features: Mutex<BTreeMap<ModuleName, FeatureSet>>,
+    outcome: Mutex<RoutesOutcome>,
+    incarnation: u32,
+    opened: AtomicU32,
+    finished: watch::Receiver<bool>,
+}
+
+/// The thread that owns the journal.
+struct JournalWorker {
+    writer: Writer<Queue>,
+    finished: watch::Sender<bool>,
+}
+
+impl Worker for JournalWorker {
+    fn turn(&mut self, now: Now) -> Turn {
+        match self.writer.turn(now.wall.0) {
+            WriterTurn::Again => Turn::Again,
+            WriterTurn::Idle => Turn::Until(now.tick.after(TIDY_EVERY)),
+            WriterTurn::Finished => {
+                self.finished.send_replace(true);
+                Turn::Finished
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Opens the journal and puts the last good routes in force.
+    pub(crate) async fn start(parts: RouterParts) -> Result<Arc<Self>, OpenLogError> {
+        let RouterParts { world, device, hosts, store, links, disk, .. } = parts;
+        let mut instance = [0; 16];
+        world.random.fill(&mut instance);
+        let options = LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            bytes_max: Some(parts.queue_bytes_max),
+            ..LogOptions::default()
+        };
+        let now_ms = world.now().wall.0;
+        let (queue, recovered) = Queue::open(disk, options, u128::from_le_bytes(instance), now_ms)?;
+        info!(?recovered, "journal of messages opened");
+        let (intake, writer) = channel(queue, IntakeLimits::default());
+        let (told_finished, finished) = watch::channel(false);
+        let worker = Box::new(JournalWorker { writer, finished: told_finished });
+        intake.set_waker(world.spawner.start("edge-journal", worker));
+        let core = Arc::new(Self {
+            access: RwLock::new(Access { device: device.clone(), hosts, modules: parts.modules }),
+            world,
+            device,
+            intake,
+            links,
+            counters: Counters::default(),
+            upstream_work: Notify::new(),
+            stopped: parts.stopped,
+            store,
+            table: RwLock::new(Arc::new(Table::empty())),
+            sessions: Mutex::new(BTreeMap::new()),
+            features: Mutex::new(parts.features),
+            outcome: Mutex::new(RoutesOutcome::default()),
+            incarnation: parts.incarnation,
+            opened: AtomicU32::new(0),
+            finished,
+        });
+        if let Some((desired, version)) = parts.last_good {
+            match RouterPlan::parse(&desired) {
+                Ok(plan) => core.put_in_force(plan, version).await,
+                Err(error) => error!(%error, "the routes in force last are not understood"),
+            }
+        }
+        core.world.spawn(super::pump::shell::run(Arc::clone(&core)));
+        core.world.spawn(configure(Arc::clone(&core)));
+        Ok(core)
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<ModuleName, Weak<ModuleSession>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open session of `module`.
+    pub(crate) fn session(&self, module: &ModuleName) -> Option<Arc<ModuleSession>> {
+        let session = self.sessions().get(module).and_then(Weak::upgrade);
+        session.filter(|session| session.is_open())
+    }
+
+    /// How the routes fared.
+    pub(crate) fn outcome(&self) -> RoutesOutcome {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Checks a claim.
+    pub(crate) fn prove(&self, claim: &Claim) -> Result<Proven, Refusal> {
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        access.check(claim, self.world.now().wall)
+    }
+
+    /// Whether messages of `identity` can still be sent upstream.
+    pub(crate) fn has_keys(&self, identity: &IdentityId) -> bool {
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        identity.module_name().is_some_and(|name| access.modules.contains_key(&name))
+    }
+
+    /// The keys of `module`.
+    pub(crate) fn keys(&self, module: &ModuleName) -> Option<ModuleKeys> {
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        access.modules.get(module).cloned()
+    }
+
+    /// These are the modules from now on. Whoever is gone or has another generation is closed.
+    pub(crate) fn set_modules(&self, modules: BTreeMap<ModuleName, ModuleKeys>) {
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let same = |name: &ModuleName| {
+            let generation = |all: &BTreeMap<ModuleName, ModuleKeys>| {
+                all.get(name).map(|keys| keys.generation_id.clone())
+            };
+            generation(&access.modules) == generation(&modules)
+        };
+        let revoked: Vec<_> = access.modules.keys().filter(|name| !same(name)).cloned().collect();
+        access.modules = modules;
+        drop(access);
+        for name in revoked {
+            if let Some(session) = self.session(&name) {
+                session.end(CloseReason::Revoked);
+            }
+        }
+    }
+
+    /// Keeps the subscriptions of `module`.
+    pub(crate) async fn keep_features(
+        &self,
+        module: &ModuleName,
+        features: FeatureSet,
+    ) -> Result<(), Refusal> {
+        let fact = tables::from_features(&features);
+        let kept = self.store.save(Area::Sessions, module.as_str(), move || Some(fact)).await;
+        kept.map_err(|error| {
+            error!(%error, module_id = %module, "subscriptions not kept");
+            Refusal::new(RefusalKind::Unavailable, "the subscription could not be kept")
+        })?;
+        let mut all = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(module.clone(), features);
+        Ok(())
+    }
+
+    /// Runs `work` on the queue, in order with everything else; none if the journal is closed.
+    pub(crate) async fn on_queue<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Queue, i64) -> R + Send + 'static,
+    ) -> Option<R> {
+        let (told, done) = oneshot::channel();
+        let mut command: journal::worker::Command<Queue> = Box::new(move |queue, now_ms| {
+            // Nobody waits any more; it is done all the same.
+            told.send(work(queue, now_ms)).ok();
+        });
+        for _ in 0..COMMAND_OFFERS {
+            match self.intake.command(command) {
+                Ok(()) => return done.await.ok(),
+                Err(back) => command = back,
+            }
+            tokio::time::sleep(COMMAND_PAUSE).await;
+        }
+        None
+    }
+
+    /// Takes the telemetry of `batch`, all or none: gives what to wait for, and for each message
+    /// whether it was taken.
+    ///
+    /// # Errors
+    /// When the journal's intake has no room.
+    #[expect(clippy::type_complexity, reason = "one caller, which takes it apart at once")]
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        from: &Proven,
+        batch: &Batch,
+    ) -> Result<(Option<oneshot::Receiver<Result<(), Refusal>>>, VecDeque<Result<(), Refusal>>), ()>
+    {
+        let table = self.table();
+        let now = self.world.now().wall;
+        let (mut records, mut modules, mut each) = (Vec::new(), Vec::new(), VecDeque::new());
+        let (mut is_upstream, mut stored, mut unrouted) = (false, 0, 0);
+        for request in &batch.0 {
+            let DeviceRequest::SendTelemetry(message) = request else { continue };
+            match table.dispatch(from, message, now) {
+                Ok(dispatch) => {
+                    let counter =
+                        if dispatch.records.is_empty() { &mut unrouted } else { &mut stored };
+                    *counter += 1;
+                    records.extend(dispatch.records);
+                    modules.extend(dispatch.modules);
+                    is_upstream |= dispatch.is_upstream;
+                    each.push_back(Ok(()));
+                }
+                Err(refusal) => each.push_back(Err(refusal)),
+            }
+        }
+        if records.is_empty() {
+            self.count_unrouted(unrouted);
+            return Ok((None, each));
+        }
+        modules.sort();
+        modules.dedup();
+        let (told, done) = oneshot::channel();
+        let core = Arc::clone(self);
+        let callback = Box::new(move |outcome: &Result<_, _>| {
+            commit_told(told, outcome);
+            core.handle_committed(outcome.is_ok(), stored, is_upstream, &modules);
+        });
+        match self.intake.submit(records, callback) {
+            Ok(()) => {
+                self.count_unrouted(unrouted);
+                Ok((Some(done), each))
+            }
+            Err(IntakeFull { .. }) => Err(()),
+        }
+    }
+
+    fn count_unrouted(&self, count: u64) {
+        self.counters.add(&self.counters.received, count);
+        self.counters.add(&self.counters.dropped_no_route, count);
+    }
+
+    fn handle_committed(&self, ok: bool, count: u64, upstream: bool, modules: &[ModuleName]) {
+        if !ok {
+            self.counters.add(&self.counters.refused, count);
+            return;
+        }
+        self.counters.add(&self.counters.received, count);
+        if upstream {
+            self.upstream_work.notify_one();
+        }
+        for module in modules {
+            if let Some(session) = self.session(module) {
+                session.handle_work();
+            }
+        }
+    }
+
+    /// How every lane stands.
+    pub(crate) async fn lanes(&self) -> Vec<LaneStats> {
+        let stats = self.on_queue(|queue, now_ms| queue.stats(now_ms)).await;
+        match stats {
+            Some(Ok(stats)) => stats,
+            Some(Err(error)) => {
+                warn!(%error, "the journal cannot be counted");
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    async fn put_in_force(&self, plan: RouterPlan, version: Version) {
+        let lanes_of = plan.clone();
+        let lanes = self.on_queue(move |queue, _| {
+            let lane = |endpoint: String, priority| {
+                let id = queue.lane(&endpoint, priority);
+                ((endpoint, priority), id)
+            };
+            let mut lane = lane;
+            let routes = lanes_of.routes.values();
+            let each = routes.map(|route| lane(route.endpoint.to_string(), route.priority));
+            each.collect::<BTreeMap<(String, u32), LaneId>>()
+        });
+        let Some(lanes) = lanes.await else { return };
+        let lane = |endpoint: &str, priority| {
+            let key = (endpoint.to_owned(), priority);
+            lanes.get(&key).copied().expect("the lane of every route was just made")
+        };
+        let table = Arc::new(Table::new(plan, lane));
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        self.set_outcome(RoutesOutcome { version, code: 200, words: String::new() });
+        // New routes may lead to inputs that wait already.
+        let open: Vec<_> = self.sessions().values().filter_map(Weak::upgrade).collect();
+        open.iter().for_each(|session| session.handle_work());
+    }
+
+    fn set_outcome(&self, outcome: RoutesOutcome) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+
+    async fn open(self: Arc<Self>, claim: Claim, link: LinkKind) -> Result<Opened, Refusal> {
+        let proven = self.prove(&claim)?;
+        let module = proven.identity.module_name().ok_or_else(|| {
+            Refusal::new(RefusalKind::Unauthenticated, "only modules connect to this router")
+        })?;
+        let clean = match link {
+            LinkKind::Mqtt { clean } => clean,
+            LinkKind::Amqp | LinkKind::Local => true,
+            LinkKind::Https => {
+                let reason = "this router keeps sessions; HTTPS has none";
+                return Err(Refusal::new(RefusalKind::InvalidRequest, reason));
+            }
+        };
+        let upstream = self.links.link(&proven.identity);
+        if let Some(keys) = self.keys(&module) {
+            upstream.set_key(keys.primary);
+        }
+        let persisted = {
+            let all = self.features.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(&module).cloned()
+        };
+        let resumed = persisted.is_some() && !clean;
+        let features = persisted.filter(|_| !clean).unwrap_or_default();
+        if !resumed {
+            self.keep_features(&module, features.clone()).await?;
+        }
+        let valid_until = proven.valid_until;
+        let session = self.replace(&upstream, proven, &module, features.clone());
+        self.rewind_inputs(&module).await;
+        session.handle_work();
+        Ok(Opened { session, resumed, features, valid_until: Some(valid_until) })
+    }
+
+    fn replace(
+        self: &Arc<Self>,
+        upstream: &Arc<Link>,
+        proven: Proven,
+        module: &ModuleName,
+        features: FeatureSet,
+    ) -> Arc<ModuleSession> {
+        let mut sessions = self.sessions();
+        let older = sessions.remove(module).and_then(|older| older.upgrade());
+        if let Some(older) = &older {
+            older.end(CloseReason::TakenOver);
+        }
+        let counter = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let epoch = Epoch { incarnation: self.incarnation, counter };
+        let session = ModuleSession::start(
+            Arc::clone(self),
+            Arc::clone(upstream),
+            proven,
+            module.clone(),
+            features,
+            epoch,
+        );
+        sessions.insert(module.clone(), Arc::downgrade(&session));
+        drop(sessions);
+        // Its end may be its drop, which must not find the table locked.
+        drop(older);
+        session
+    }
+
+    /// What an earlier session took and did not settle is handed out again.
+    async fn rewind_inputs(&self, module: &ModuleName) {
+        let inputs = self.table().inputs_of(module);
+        let rewound = self.on_queue(move |queue, _| {
+            for (endpoint, _) in inputs {
+                for lane in queue.lanes(&endpoint) {
+                    queue.rewind(lane);
+                }
+            }
+        });
+        if rewound.await.is_none() {
+            warn!(module_id = %module, "inputs not rewound: the journal is closed");
+        }
+    }
+
+    /// Closes the sessions, then the journal; returns when it is synced.
+    pub(crate) async fn close(&self) {
+        let open: Vec<_> = self.sessions().values().filter_map(Weak::upgrade).collect();
+        open.iter().for_each(|session| session.end(CloseReason::ShuttingDown));
+        self.intake.close();
+        let mut finished = self.finished.clone();
+        finished.wait_for(|finished| *finished).await.ok();
+    }
+}
+
+/// Follows the desired properties of `$edgeHub`.
+async fn configure(core: Arc<Core>) {
+    let identity: ModuleName = EDGE_HUB.parse().expect("a name of the platform is a name");
+    let link = core.links.link(&IdentityId::module(&core.device, &identity));
+    let mut versions = link.desired_versions();
+    versions.mark_changed();
+    let mut stopped = core.stopped.clone();
+    loop {
+        tokio::select! {
+            changed = versions.changed() => if changed.is_err() { return },
+            () = told(&mut stopped) => return,
+        }
+        let Some(twin) = link.view() else { continue };
+        if twin.desired.is_empty() && twin.desired_version <= Version(1) {
+            // A device that never got a deployment: nothing was said, so nothing is wrong.
+            continue;
+        }
+        apply(&core, twin.desired, twin.desired_version).await;
+        report(&core, &link, &twin.reported).await;
+    }
+}
+
+async fn apply(core: &Core, desired: Map<String, Value>, version: Version) {
+    match RouterPlan::parse(&desired) {
+        Ok(plan) => {
+            let fact = tables::from_desired(&desired, version);
+            let kept = core.store.save(Area::LastGood, EDGE_HUB, move || Some(fact)).await;
+            if let Err(error) = kept {
+                error!(%error, "routes not kept; a restart would find the older ones");
+            }
+            info!(routes = plan.routes.len(), version = version.0, "routes in force");
+            core.put_in_force(plan, version).await;
+        }
+        Err(refused) => {
+            warn!(%refused, version = version.0, "routes refused; the older ones stay in force");
+            let outcome = RoutesOutcome { version, code: 400, words: refused.to_string() };
+            core.set_outcome(outcome);
+        }
+    }
+}
+
+/// Reports what differs from what was reported.
+async fn report(core: &Core, link: &Link, reported: &Map<String, Value>) {
+    let outcome = core.outcome();
+    let mut whole = reported.clone();
+    let said = json!({
+        "schemaVersion": "1.2",
+        "version": { "version": env!("CARGO_PKG_VERSION"), "build": "", "commit": "" },
+        "lastDesiredVersion": outcome.version.0,
+        "lastDesiredStatus": { "code": outcome.code, "description": outcome.words },
+    });
+    if let Value::Object(said) = said {
+        whole.extend(said);
+    }
+    let patch = TwinPatch(difference(reported, &whole));
+    if !patch.0.is_empty()
+        && let Err(refusal) = link.report(patch, None).await
+    {
+        warn!(%refusal, "routes not reported");
+    }
+}
+
+/// The waist that listeners offer to modules.
+pub(crate) struct RouterApi(pub(crate) Arc<Core>);
+
+impl DeviceApi for RouterApi {
+    fn open(
+        &self,
+        claim: Claim,
+        link: LinkKind,
+        deadline: Tick,
+    ) -> Boxed<'_, Result<Opened, Refusal>> {
+        let core = Arc::clone(&self.0);
+        Box::pin(async move {
+            let wait = deadline.since(core.world.now().tick);
+            let late = || Refusal::new(RefusalKind::TimedOut, "the session was not opened in time");
+            tokio::time::timeout(wait, core.open(claim, link)).await.map_err(|_| late())?
+        })
+    }
+}
+
+/// What a sender is told about a commit that failed.
+pub(crate) fn refusal_of(error: &CommitError) -> Refusal {
+    let (kind, reason) = match error {
+        CommitError::Refused(StageError::TooLarge { .. }) => {
+            (RefusalKind::TooLarge, "the message is larger than this device keeps")
+        }
+        CommitError::Refused(StageError::Full { .. }) => {
+            (RefusalKind::Throttled, "this device keeps as many messages as it may; try later")
+        }
+        CommitError::Refused(StageError::Lanes | StageError::CommitFirst) => {
+            (RefusalKind::Internal, "the message could not be kept")
+        }
+        CommitError::NoSpace(_) | CommitError::Disk(_) => {
+            (RefusalKind::Unavailable, "this device cannot write its disk; try later")
+        }
+        CommitError::Closed => (RefusalKind::Unavailable, "the router is stopping"),
+    };
+    Refusal::new(kind, reason)
+}

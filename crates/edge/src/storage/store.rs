@@ -1,0 +1,149 @@
+//! The file `edge.db`: facts by area and name, each a JSON value.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::world::World;
+use rusqlite::{Connection, params};
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// The form of the file.
+const FORMAT: i64 = 1;
+
+/// Why a fact could not be read or kept.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    /// SQLite said so.
+    #[error("the file of facts cannot be used")]
+    Sqlite(#[from] rusqlite::Error),
+    /// Written by another version of this program.
+    #[error("the file of facts has format {0}, known is {FORMAT}")]
+    Format(i64),
+    /// A value in it is not what was written.
+    #[error("a fact of {area} is damaged")]
+    Damaged {
+        /// Its area.
+        area: &'static str,
+    },
+    /// The work was dropped, because the process is ending.
+    #[error("the file of facts is closed")]
+    Closed,
+}
+
+/// Which owner's facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Area {
+    /// Single facts of the process, such as its incarnation.
+    Process,
+    /// Twin copies with what waits to be reported, by identity.
+    Twins,
+    /// Subscriptions of persistent sessions, by module.
+    Sessions,
+    /// Keys of module identities, by module.
+    Keys,
+    /// The last good desired properties, of `$edgeAgent` and `$edgeHub`.
+    LastGood,
+    /// Restart counts, by module.
+    Restarts,
+}
+
+impl Area {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Twins => "twins",
+            Self::Sessions => "sessions",
+            Self::Keys => "keys",
+            Self::LastGood => "lastGood",
+            Self::Restarts => "restarts",
+        }
+    }
+}
+
+/// The open file. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    db: Arc<Mutex<Connection>>,
+    world: World,
+}
+
+impl Store {
+    /// Opens or makes the file at `path`.
+    pub(crate) fn open(path: &Path, world: &World) -> Result<Self, StoreError> {
+        let db = Connection::open(path)?;
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             CREATE TABLE IF NOT EXISTS fact (
+                 area TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
+                 PRIMARY KEY (area, name)) WITHOUT ROWID;",
+        )?;
+        let format: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        match format {
+            0 => db.execute_batch(&format!("PRAGMA user_version = {FORMAT}"))?,
+            FORMAT => {}
+            other => return Err(StoreError::Format(other)),
+        }
+        Ok(Self { db: Arc::new(Mutex::new(db)), world: world.clone() })
+    }
+
+    /// All facts of `area`, by name; for the start, when nobody waits for anything else.
+    pub(crate) fn all(&self, area: Area) -> Result<Vec<(String, Value)>, StoreError> {
+        let db = lock(&self.db);
+        let mut select =
+            db.prepare("SELECT name, value FROM fact WHERE area = ?1 ORDER BY name")?;
+        let rows = select.query_map([area.as_str()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })?;
+        rows.map(|row| {
+            let (name, text) = row?;
+            let value = serde_json::from_str(&text)
+                .map_err(|_| StoreError::Damaged { area: area.as_str() })?;
+            Ok((name, value))
+        })
+        .collect()
+    }
+
+    /// Writes a fact now, on this thread; for the start only.
+    pub(crate) fn put_now(&self, area: Area, name: &str, value: &Value) -> Result<(), StoreError> {
+        put(&lock(&self.db), area, name, Some(value))
+    }
+
+    /// Writes what `make` gives, or removes the fact if it gives none; durable when it returns.
+    /// `make` runs when the write's turn comes, so the newest value always wins.
+    pub(crate) async fn save(
+        &self,
+        area: Area,
+        name: &str,
+        make: impl FnOnce() -> Option<Value> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (told, done) = oneshot::channel();
+        let (db, name) = (Arc::clone(&self.db), name.to_owned());
+        self.world.spawner.offload(Box::new(move || {
+            let db = lock(&db);
+            let outcome = put(&db, area, &name, make().as_ref());
+            // Nobody waits any more; it is written all the same.
+            told.send(outcome).ok();
+        }));
+        done.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+fn lock(db: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    db.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn put(db: &Connection, area: Area, name: &str, value: Option<&Value>) -> Result<(), StoreError> {
+    match value {
+        Some(value) => db.execute(
+            "INSERT OR REPLACE INTO fact (area, name, value) VALUES (?1, ?2, ?3)",
+            params![area.as_str(), name, value.to_string()],
+        )?,
+        None => db.execute(
+            "DELETE FROM fact WHERE area = ?1 AND name = ?2",
+            params![area.as_str(), name],
+        )?,
+    };
+    Ok(())
+}
