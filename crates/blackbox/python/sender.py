@@ -10,56 +10,35 @@ Commands on standard input, one JSON object a line, by their "do":
   kill  SIGKILL process "pid" right after the next acknowledgement
 """
 
-import base64
 import collections
-import hashlib
-import hmac
 import json
 import os
 import queue
-import socket
 import ssl
 import struct
 import sys
 import threading
 import time
-import urllib.parse
 
-CONNECT, CONNACK, PUBLISH, PUBACK = 1, 2, 3, 4
+import mqtt
+
 RETRY_SECONDS = 0.02
-SILENCE_SECONDS = 30
 
 
 def say(event, **fields):
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-def text(value):
-    data = value.encode()
-    return struct.pack(">H", len(data)) + data
-
-
-def packet(kind, flags, body):
-    length, head = len(body), bytearray([kind << 4 | flags])
-    while True:
-        length, digit = divmod(length, 128)
-        head.append(digit | (128 if length else 0))
-        if not length:
-            return bytes(head) + body
-
-
 class Sender:
     def __init__(self, options):
-        parts = os.environ["DEVICE_CONNECTION_STRING"].split(";")
-        settings = dict(part.split("=", 1) for part in parts)
-        self.host, self.device = settings["HostName"], settings["DeviceId"]
-        self.key = base64.b64decode(settings["SharedAccessKey"])
+        self.identity = mqtt.Identity()
+        self.topic = f"devices/{self.identity.device}/messages/events/"
+        self.authority = options["ca"]
         self.port = options["port"]
         self.window = options["window"]
         self.count = options.get("count")
         self.pad = "." * options["pad"]
         self.acks = os.open(options["acks"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.tls = ssl.create_default_context(cafile=options["ca"])
         self.connection = None
         self.rest = b""
         self.next = 1
@@ -71,24 +50,15 @@ class Sender:
         self.commands = queue.SimpleQueue()
         self.connects = 0
 
-    def token(self):
-        resource = urllib.parse.quote(f"{self.host}/devices/{self.device}", safe="")
-        expiry = int(time.time()) + 3600
-        mac = hmac.new(self.key, f"{resource}\n{expiry}".encode(), hashlib.sha256).digest()
-        signature = urllib.parse.quote(base64.b64encode(mac), safe="")
-        return f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry}"
-
     def connect(self):
-        plain = socket.create_connection((self.host, self.port), timeout=SILENCE_SECONDS)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = self.tls.wrap_socket(plain, server_hostname=self.host)
-        user = f"{self.host}/{self.device}/?api-version=2021-04-12"
-        body = text("MQTT") + bytes([4, 0xC0]) + struct.pack(">H", 120)
-        body += text(self.device) + text(user) + text(self.token())
-        self.connection.sendall(packet(CONNECT, 0, body))
+        host, device = self.identity.host, self.identity.device
+        self.connection = mqtt.dial(host, self.port, self.authority)
+        password = mqtt.token(f"{host}/devices/{device}", self.identity.key)
+        user = f"{host}/{device}/?api-version=2021-04-12"
+        self.connection.sendall(mqtt.connect(device, user, password))
         self.rest = b""
-        kind, answer = self.packets(1)[0]
-        if kind != CONNACK or answer[1] != 0:
+        answer = self.packets()[0]
+        if answer[0] >> 4 != mqtt.CONNACK or answer[3] != 0:
             raise OSError(f"refused: {answer!r}")
         self.connects += 1
         repeated = b"".join(self.publish(*entry, dup=8) for entry in self.entries())
@@ -99,19 +69,13 @@ class Sender:
         return [(number, *entry) for number, entry in self.waiting.items()]
 
     def publish(self, packet_id, number, body, dup=0):
-        topic = f"devices/{self.device}/messages/events/"
-        content = text(topic) + struct.pack(">H", packet_id) + body
-        return packet(PUBLISH, 2 | dup, content)
+        return mqtt.publish(self.topic, packet_id, body, 2 | dup)
 
-    def packets(self, least):
-        """Whole packets from the connection, at least `least`."""
-        found = []
+    def packets(self):
+        """Whole packets from the connection, at least one."""
         while True:
-            while len(self.rest) >= 2 and len(self.rest) >= 2 + self.rest[1]:
-                end = 2 + self.rest[1]  # All that the hub sends us is short.
-                found.append((self.rest[0] >> 4, self.rest[2:end]))
-                self.rest = self.rest[end:]
-            if len(found) >= least:
+            found, self.rest = mqtt.split(self.rest)
+            if found:
                 return found
             data = self.connection.recv(65536)
             if not data:
@@ -141,13 +105,13 @@ class Sender:
 
     def take(self):
         """Waits for acknowledgements and writes them down."""
-        answers = self.packets(1)
+        answers = self.packets()
         read_at = time.monotonic_ns()
         numbers = []
-        for kind, answer in answers:
-            if kind != PUBACK:
-                raise OSError(f"unexpected packet {kind}")
-            number, _ = self.waiting.pop(struct.unpack(">H", answer)[0])
+        for answer in answers:
+            if answer[0] >> 4 != mqtt.PUBACK:
+                raise OSError(f"unexpected packet {answer!r}")
+            number, _ = self.waiting.pop(struct.unpack(">H", answer[2:])[0])
             if number:
                 numbers.append(number)
         os.write(self.acks, struct.pack(f"<{len(numbers)}I", *numbers))

@@ -95,6 +95,14 @@ impl Script {
         Ok(event["value"].clone())
     }
 
+    /// Sends a command that the client must fail; what it said.
+    pub fn refusal(&mut self, command: Value, limit: Duration) -> Result<String> {
+        let id = self.tell(command)?;
+        let event = self.event("a refusal", limit, |event| event["id"].as_u64() == Some(id))?;
+        let error = event["error"].as_str();
+        Ok(error.with_context(|| format!("{}: not refused: {event}", self.name))?.to_owned())
+    }
+
     /// Waits for the first event, held back or new, that fits.
     pub fn event(
         &mut self,

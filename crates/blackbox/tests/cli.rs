@@ -16,6 +16,7 @@ const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
 const NOT_ALLOWED: i32 = 5;
 const UNREACHABLE: i32 = 6;
+const INVALID_MANIFEST: i32 = 7;
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// One line: the command, the exit code, and words that standard error must hold.
@@ -82,8 +83,11 @@ fn bad_input_is_refused_with_a_reason_and_a_code() -> Result<()> {
             (&["method", "here", "reboot", "--timeout", "1"], FAILED, &["5"]),
             (&["monitor", "--from", "yesterday", "--count", "1"], FAILED, &["from"]),
             (&["edge", "set-modules", "here", "--content", missing], FAILED, &["missing.json"]),
-            (&["edge", "set-modules", "here", "--content", broken], FAILED, &["broken.json"]),
-            (&["device"], USAGE, &[]),
+            (
+                &["edge", "set-modules", "here", "--content", broken],
+                INVALID_MANIFEST,
+                &["broken.json"],
+            ),
             (&["devise", "list"], USAGE, &["devise"]),
             (&["monitor", "--count", "many"], USAGE, &["many"]),
         ],
@@ -97,6 +101,49 @@ fn bad_input_is_refused_with_a_reason_and_a_code() -> Result<()> {
 
 fn path_text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
+}
+
+#[test]
+fn a_new_user_registers_reads_changes_and_removes_a_device() -> Result<()> {
+    let scratch = Scratch::new("cli-new")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let text = hub.create_device("first")?;
+    let key = text.split_once("SharedAccessKey=").context("no key")?.1;
+    ensure!(text == format!("HostName={};DeviceId=first;SharedAccessKey={key}", hub.address()));
+    // Keys are masked wherever nobody asked for them.
+    for args in
+        [&["device", "show", "first"][..], &["device", "list"], &["-o", "json", "device", "list"]]
+    {
+        let shown = hub.run(args)?;
+        ensure!(shown.contains("first") && !shown.contains(key), "{args:?} shows {shown}");
+    }
+    let shown = hub.run(&["--show-secrets", "device", "show", "first"])?;
+    ensure!(shown.contains(key), "--show-secrets shows {shown}");
+    hub.run(&["device", "create", "gateway", "--edge"])?;
+    let listed = hub.json(&["device", "list"])?;
+    let ids: Vec<&str> =
+        listed.as_array().into_iter().flatten().filter_map(|d| d["deviceId"].as_str()).collect();
+    ensure!(ids == ["first", "gateway"], "{listed}");
+    ensure!(hub.json(&["device", "list", "--top", "1"])?.as_array().map(Vec::len) == Some(1));
+    ensure!(hub.run(&["device", "list"])?.contains("DEVICE"), "the table has a head");
+    let twin = hub.json(&["twin", "set", "first", "--tags", r#"{"site":"A"}"#])?;
+    let etag = twin["etag"].as_str().context("no etag")?.to_owned();
+    let next = hub.json(&["twin", "set", "first", "--tags", r#"{"site":"B"}"#, "--etag", &etag])?;
+    ensure!(next["tags"]["site"] == "B" && next["etag"] != etag, "{next}");
+    // What was written is still there after a stop and after a kill.
+    hub.stop()?;
+    hub.start_again()?;
+    ensure!(hub.json(&["twin", "get", "first"])? == next);
+    hub.kill()?;
+    hub.start_again()?;
+    ensure!(hub.json(&["twin", "get", "first"])? == next);
+    ensure!(hub.run(&["device", "connection-string", "first"])?.trim() == text);
+    hub.run(&["device", "delete", "first", "--yes"])?;
+    check(hub.command(&["twin", "get", "first"])?, NOT_FOUND, &["first"])
+        .context("after delete")?;
+    ensure!(!hub.log()?.contains(key), "the hub's log holds a key");
+    hub.stop()?;
+    scratch.passed()
 }
 
 #[test]
@@ -130,10 +177,20 @@ fn a_hub_that_cannot_be_reached_or_does_not_know_us_is_said_so() -> Result<()> {
         ],
         by_text,
     )?;
-    // Without its authority, a hub is not believed.
-    let mut stranger = Command::new(place::binary("selvedge")?);
-    stranger.args(["--login", &wrong_key, "device", "list"]);
-    check(stranger, UNREACHABLE, &["certificate"]).context("a hub of an unknown authority")?;
+    let stranger = |ca: &[&str]| -> Result<Command> {
+        let mut command = Command::new(place::binary("selvedge")?);
+        command.args(ca).args(["--login", &wrong_key, "device", "list"]);
+        command.env_remove("SELVEDGE_DATA").env_remove("SELVEDGE_CA");
+        Ok(command)
+    };
+    check(stranger(&[])?, USAGE, &["authority", "--ca"]).context("no authority")?;
+    // Another hub's authority is real, but not this hub's.
+    let other_folder = scratch.path().join("other");
+    std::fs::create_dir(&other_folder)?;
+    let other = Hub::start(&other_folder, Door::Stock)?;
+    let other_ca = other.ca();
+    check(stranger(&["--ca", path_text(&other_ca)?])?, UNREACHABLE, &["certificate"])
+        .context("another hub's authority")?;
     hub.stop()?;
     let words = [&*https.to_string(), "help:"];
     check(hub.command(&["device", "list"])?, UNREACHABLE, &words).context("a stopped hub")?;

@@ -20,19 +20,19 @@ use serde_json::{Value, json};
 
 const SENDERS: usize = 3;
 /// Kills right after an acknowledgement, by the process that read it.
-const KILLS_AFTER_ACK: usize = 8;
+const KILLS_AFTER_ACK: usize = 20;
 /// Kills at any time while messages flow.
-const KILLS_ANY_TIME: usize = 10;
+const KILLS_ANY_TIME: usize = 25;
 /// Kills while the hub starts and recovers.
-const KILLS_AT_START: usize = 6;
+const KILLS_AT_START: usize = 15;
 const KILLS: usize = KILLS_AFTER_ACK + KILLS_ANY_TIME + KILLS_AT_START;
 /// Acknowledged messages without which the run proves too little.
-const MESSAGES_MIN: usize = 100_000;
+const MESSAGES_MIN: usize = 300_000;
 /// Messages in flight per sender.
 const IN_FLIGHT_MAX: usize = 64;
 /// How soon after an acknowledgement a kill counts as one.
 const AFTER_ACK_MAX: Duration = Duration::from_millis(2);
-const AFTER_ACK_MIN: usize = 5;
+const AFTER_ACK_MIN: usize = 10;
 /// Longest time without any acknowledgement while the hub runs.
 const PROGRESS: Duration = Duration::from_mins(1);
 /// Longest time to read the whole log back.

@@ -218,3 +218,32 @@ fn token_renewal_keeps_the_session_and_its_subscriptions() -> Result<()> {
     hub.stop()?;
     scratch.passed()
 }
+
+#[test]
+fn a_device_that_is_wrong_or_was_removed_is_refused_and_the_sdk_does_not_go_on() -> Result<()> {
+    let scratch = Scratch::new("refused")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let right = hub.create_device("d")?;
+    let other = hub.create_device("other")?;
+    let (_, other_key) = other.split_once("SharedAccessKey=").context("no key")?;
+    let (head, _) = right.split_once("SharedAccessKey=").context("no key")?;
+    let options = json!({"ca": hub.ca()}).to_string();
+    for (name, secret) in [
+        ("another's key", format!("{head}SharedAccessKey={other_key}")),
+        ("an unknown device", right.replace("DeviceId=d", "DeviceId=nobody")),
+    ] {
+        let args = [options.clone()];
+        let mut script = Script::start("device.py", "wrong", scratch.path(), args, &secret)?;
+        let said = script.refusal(json!({"do": "connect"}), SOON).context(name)?;
+        ensure!(said.starts_with("CredentialError"), "{name}: the SDK says {said}");
+    }
+    let args = [options];
+    let mut device = Script::start("device.py", "d", scratch.path(), args, &right)?;
+    device.ask(json!({"do": "connect"}), SOON)?;
+    device.ask(json!({"do": "send", "body": "before"}), SOON)?;
+    hub.run(&["device", "delete", "d", "--yes"])?;
+    device.event_of("disconnected", SOON).context("after its removal")?;
+    drop(device);
+    hub.stop()?;
+    scratch.passed()
+}

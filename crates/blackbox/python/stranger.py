@@ -1,0 +1,66 @@
+"""Connections that break rules, byte by byte; prints what the hub answered."""
+
+import json
+import struct
+import sys
+
+import mqtt
+
+
+def written(step, identity):
+    match step:
+        case ["publish", topic, flags, size]:
+            topic = topic.replace("{d}", identity.device)
+            return mqtt.publish(topic, 1, b"x" * size, flags)
+        case ["subscribe", topic, quality]:
+            body = struct.pack(">H", 7) + mqtt.text(topic) + bytes([quality])
+            return mqtt.packet(mqtt.SUBSCRIBE, 2, body)
+        case ["raw", data]:
+            return bytes.fromhex(data)
+        case ["connect"]:
+            return opening({}, identity)
+    raise ValueError(f"unknown step {step}")
+
+
+def opening(options, identity):
+    device = options.get("device", identity.device)
+    host = options.get("host", identity.host)
+    resource = options.get("resource", f"{host}/devices/{device}")
+    key = options.get("key", identity.key)
+    password = options.get("password", mqtt.token(resource, key, options.get("seconds", 3600)))
+    client, level = options.get("client", device), options.get("level", 4)
+    user = options.get("user", f"{host}/{device}/?api-version=2021-04-12")
+    return mqtt.connect(client, user, password, clean=True, level=level)
+
+
+def attempt(command, settings, identity):
+    """Everything at once, then PINGREQ and DISCONNECT; reads until the hub closes."""
+    connection = mqtt.dial(identity.host, settings["port"], settings["ca"])
+    data = b""
+    try:
+        first = command["connect"]
+        raw = bytes.fromhex(first) if isinstance(first, str) else opening(first, identity)
+        steps = b"".join(written(step, identity) for step in command["steps"])
+        connection.sendall(raw + steps + bytes.fromhex("c000e000"))
+        while more := connection.recv(65536):
+            data += more
+    except (ConnectionResetError, BrokenPipeError):
+        pass  # Closing while we still write is a way of closing.
+    finally:
+        connection.close()
+    packets, rest = mqtt.split(data)
+    return [packet.hex() for packet in packets] + ([rest.hex()] if rest else [])
+
+
+def main():
+    settings, identity = json.loads(sys.argv[1]), mqtt.Identity()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = {"event": "done", "value": attempt(command, settings, identity)}
+        except Exception as error:  # The test decides what a failure means.
+            answer = {"event": "failed", "error": repr(error)}
+        print(json.dumps({"id": command["id"], **answer}), flush=True)
+
+
+main()
