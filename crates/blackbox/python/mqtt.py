@@ -11,7 +11,7 @@ import time
 import urllib.parse
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE = 1, 2, 3, 4, 8
-SILENCE_SECONDS = 30
+SILENCE_SECONDS = 10
 
 
 class Identity:
@@ -55,7 +55,8 @@ def connect(client_id, user, password, clean=False, level=4, seconds=120):
 
 
 def publish(topic, packet_id, body, flags=2):
-    return packet(PUBLISH, flags, text(topic) + struct.pack(">H", packet_id) + body)
+    numbered = struct.pack(">H", packet_id) if flags & 6 else b""
+    return packet(PUBLISH, flags, text(topic) + numbered + body)
 
 
 def dial(host, port, authority):

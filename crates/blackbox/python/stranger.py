@@ -34,22 +34,33 @@ def opening(options, identity):
 
 
 def attempt(command, settings, identity):
-    """Everything at once, then PINGREQ and DISCONNECT; reads until the hub closes."""
+    """All that the hub answers until it closes.
+
+    With "answers" it is asked to close, by DISCONNECT, once so many packets came and the
+    connection has proven to be alive; without, it has to close by itself.
+    """
     connection = mqtt.dial(identity.host, settings["port"], settings["ca"])
-    data = b""
+    found, rest = [], b""
+    ends = [bytes.fromhex(text) for text in ("c000", "e000")]
+    awaited = command.get("answers")
     try:
         first = command["connect"]
         raw = bytes.fromhex(first) if isinstance(first, str) else opening(first, identity)
-        steps = b"".join(written(step, identity) for step in command["steps"])
-        connection.sendall(raw + steps + bytes.fromhex("c000e000"))
-        while more := connection.recv(65536):
-            data += more
+        connection.sendall(raw + b"".join(written(step, identity) for step in command["steps"]))
+        while True:
+            if awaited is not None and len(found) >= awaited and ends:
+                connection.sendall(ends.pop(0))
+                awaited = len(found) + 1
+            data = connection.recv(65536)
+            if not data:
+                break
+            more, rest = mqtt.split(rest + data)
+            found += more
     except (ConnectionResetError, BrokenPipeError):
         pass  # Closing while we still write is a way of closing.
     finally:
         connection.close()
-    packets, rest = mqtt.split(data)
-    return [packet.hex() for packet in packets] + ([rest.hex()] if rest else [])
+    return [packet.hex() for packet in found] + ([rest.hex()] if rest else [])
 
 
 def main():

@@ -95,6 +95,14 @@ impl Hub {
         Ok(self.process.as_mut().context("no hub was started")?.try_wait()?)
     }
 
+    /// Fails if the hub has ended without being asked by this test.
+    pub fn running(&mut self) -> Result<()> {
+        match self.ended()? {
+            Some(status) => bail!("the hub ended with {status}:\n{}", self.log_tail()?),
+            None => Ok(()),
+        }
+    }
+
     /// The process's id.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("no hub runs")?.id())

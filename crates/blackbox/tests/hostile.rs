@@ -14,11 +14,11 @@ const SOON: Duration = Duration::from_secs(20);
 const ACCEPTED: &str = "20020000";
 const WRONG_VERSION: &str = "20020001";
 const NOT_AUTHORIZED: &str = "20020005";
-/// The answer to the PINGREQ at the end of every attempt: the connection was still good.
+/// The answer to a PINGREQ: the connection is still good.
 const ALIVE: &str = "d000";
 const PUBACK: &str = "40020001";
 const EVENTS: &str = "devices/{d}/messages/events/";
-/// QoS in the flags of a PUBLISH.
+/// Quality of service in the flags of a PUBLISH.
 const QOS0: u8 = 0;
 const QOS1: u8 = 2;
 const QOS2: u8 = 4;
@@ -29,7 +29,10 @@ type Case<'c> = (&'c str, Value, Value, &'c [&'c str]);
 fn check_all(script: &mut Script, cases: &[Case<'_>]) -> Result<()> {
     let mut faults = Vec::new();
     for (name, connect, steps, wanted) in cases {
-        let command = json!({"do": "attempt", "connect": connect, "steps": steps});
+        let mut command = json!({"do": "attempt", "connect": connect, "steps": steps});
+        if let Some((&ALIVE, answers)) = wanted.split_last() {
+            command["answers"] = json!(answers.len());
+        }
         let answer = match script.ask(command, SOON) {
             Ok(answer) => answer,
             Err(error) => {
@@ -134,7 +137,6 @@ fn a_client_that_breaks_the_protocol_loses_its_connection_and_nothing_else() -> 
         ("QoS 3", bad(json!([["publish", EVENTS, 6, 1]]))),
         ("a foreign topic", bad(json!([["publish", "devices/other/messages/events/", QOS1, 1]]))),
         ("a topic of nobody", bad(json!([["publish", "weather", QOS1, 1]]))),
-        ("a wildcard", bad(json!([["publish", "devices/{d}/messages/events/#", QOS1, 1]]))),
         (
             "a broken property",
             bad(json!([["publish", "devices/{d}/messages/events/a=%zz", QOS1, 1]])),

@@ -210,6 +210,7 @@ fn token_renewal_keeps_the_session_and_its_subscriptions() -> Result<()> {
     ensure!(subscribed > 0, "the hub's log shows no SUBSCRIBE, so it can prove nothing");
     let opened = hub.logged("d", "session open")?;
     wait::until("the token to be renewed", RECONNECT, || {
+        hub.running()?;
         Ok((hub.logged("d", "session open")? >= opened + RENEWALS).then_some(()))
     })?;
     everything_works(&hub, &mut device, "d", 2)?;
