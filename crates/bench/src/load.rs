@@ -40,7 +40,8 @@ pub(crate) struct Outcome {
     pub(crate) written: f64,
 }
 
-type Stream = Box<dyn ByteStream>;
+/// A connection and the number of the device that it is logged in as.
+type Stream = (usize, Box<dyn ByteStream>);
 
 /// Opens all connections, then publishes for the span.
 pub(crate) async fn run(server: &Server, load: Load) -> Result<Outcome> {
@@ -49,7 +50,7 @@ pub(crate) async fn run(server: &Server, load: Load) -> Result<Outcome> {
         (process::cpu_seconds(server.pid())?, process::bytes_written(server.pid())?);
     let start = clock::now();
     let mut tasks = JoinSet::new();
-    for (number, stream) in streams.into_iter().enumerate() {
+    for (number, stream) in streams {
         tasks.spawn(publish(stream, number, load, start));
     }
     let mut latencies: Vec<u32> = Vec::new();
@@ -129,11 +130,11 @@ async fn open(server: &Server, number: usize) -> Result<Stream> {
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).await?;
     ensure!(answer[0] == 0x20 && answer[3] == 0, "{}: CONNACK {answer:?}", server.name);
-    Ok(stream)
+    Ok((number, stream))
 }
 
 async fn publish(
-    mut stream: Stream,
+    mut stream: Box<dyn ByteStream>,
     number: usize,
     load: Load,
     start: Instant,

@@ -68,7 +68,11 @@ impl Server {
             .arg(folder.path())
             .args(["hub", "--mqtt", "127.0.0.1:0", "--https", "127.0.0.1:0"])
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(
+                std::env::var_os("BENCH_LOG")
+                    .and_then(|file| fs::File::create(file).ok())
+                    .map_or_else(Stdio::null, Stdio::from),
+            )
             .spawn()
             .context("starting selvedge hub")?;
         let hub = folder.path().join("hub");
