@@ -2,6 +2,8 @@
 
 mod conformance;
 mod durability;
+mod live;
+mod reference;
 mod service;
 
 use std::path::Path;
