@@ -4,7 +4,12 @@
 //! it may live in another process with other rights. Behind it stand the embedded engine
 //! (containers without a daemon) and the process engine (development only).
 
+pub mod backend;
+pub mod bundle;
+pub mod create_options;
 pub mod error;
 pub mod image;
+pub mod log;
+pub mod process;
 pub mod runtime;
 mod sys;

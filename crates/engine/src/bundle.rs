@@ -1,0 +1,3 @@
+//! From a module's specification to an OCI bundle.
+
+pub mod capabilities;
