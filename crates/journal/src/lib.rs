@@ -10,3 +10,6 @@ pub mod disk;
 pub mod log;
 pub mod queue;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 //! dirty, so a second sync of the same handle succeeds and saves nothing.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Disk, DiskFile};
@@ -177,7 +178,8 @@ impl SimulatedDisk {
     fn handle(&self, state: &State, file: u64) -> io::Result<Arc<dyn DiskFile>> {
         let content = state.files.get(&file).ok_or(io::ErrorKind::NotFound)?;
         let (epoch, held) = (state.epoch, Arc::clone(&content.held));
-        Ok(Arc::new(SimulatedFile { disk: self.clone(), file, epoch, _held: held }))
+        let (disk, sync_failed) = (self.clone(), AtomicBool::new(false));
+        Ok(Arc::new(SimulatedFile { disk, file, epoch, sync_failed, _held: held }))
     }
 
     /// One directory operation.
@@ -262,6 +264,7 @@ struct SimulatedFile {
     file: u64,
     /// Handles do not outlive the process that opened them.
     epoch: u64,
+    sync_failed: AtomicBool,
     _held: Arc<()>,
 }
 
@@ -284,7 +287,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.state().sync(self.file, self.epoch)
+        self.disk.state().sync(self.file, self.epoch, &self.sync_failed)
     }
 
     fn preallocate(&self, bytes: u64) -> io::Result<()> {

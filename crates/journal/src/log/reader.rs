@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::frame::{Frame, Kind};
 use super::index::{Entry, SegmentIndex, Totals};
-use super::recovery;
+use super::recovery::{self, Known};
 use super::{Budget, LaneId, Position, ReadError, StoredRecord};
 use crate::disk::DiskFile;
 
@@ -77,6 +77,13 @@ pub(super) struct Closed {
     pub(super) totals: BTreeMap<LaneId, Totals>,
     /// The index, if it could not be written.
     pub(super) index: Option<Arc<SegmentIndex>>,
+}
+
+impl Closed {
+    /// What is known of it without reading it.
+    pub(super) fn known(&self) -> Known {
+        Known { seed: self.seed, first: self.first, tail: Some(self.tail), next: Some(self.end) }
+    }
 }
 
 /// The segment that is written.

@@ -44,6 +44,7 @@ pub(super) struct LaneState {
 /// The label length that says "as before".
 const LABEL_KEPT: u16 = u16::MAX;
 
+/// Appends the state of `lane` to the payload of a lanes frame.
 pub(super) fn push_lane(out: &mut Vec<u8>, lane: LaneId, state: &LaneState, with_label: bool) {
     out.extend_from_slice(&lane.0.to_le_bytes());
     out.extend_from_slice(&state.cursor.to_le_bytes());
@@ -78,7 +79,10 @@ pub(super) struct Scan {
     pub(super) end: u64,
     pub(super) tail: u64,
     pub(super) last_ms: i64,
+    /// Whether the index frame was met.
     pub(super) closed: bool,
+    /// Where the last commit that was read began.
+    pub(super) last_batch: u64,
     /// Whether the first frame, the state of all lanes, was readable.
     pub(super) has_lanes: bool,
     pub(super) ignored: u64,
@@ -110,11 +114,17 @@ pub(super) fn scan(file: &dyn DiskFile, known: Known) -> io::Result<Scan> {
         at = frame;
     }
     scan.tail = known.tail.unwrap_or(at as u64);
+    // Without its tail the next segment is not the next one: what lies between is not ours.
     if let Some(next) = known.next
+        && known.tail.is_some()
         && scan.end < next
     {
         scan.damaged.push((scan.end, next));
         scan.end = next;
+    }
+    if !scan.has_lanes && scan.damaged.is_empty() {
+        // It was synced before the segment got its name.
+        scan.damaged.push((known.first, known.first));
     }
     if known.next.is_none() && !scan.closed {
         let rest = bytes.get(at..).unwrap_or_default();
@@ -147,6 +157,9 @@ fn take(bytes: &[u8], at: usize, known: Known, scan: &mut Scan) -> Option<usize>
         scan.end = found.1.position;
         found
     };
+    if frame.kind != Kind::Index {
+        scan.last_batch = frame.batch;
+    }
     match frame.kind {
         Kind::Index => {
             scan.closed = true;
@@ -198,9 +211,7 @@ pub(super) fn load_index(segment: &Closed) -> io::Result<SegmentIndex> {
     if let Some(index) = read_index(&*segment.file, segment.seed, segment.tail, segment.end)? {
         return Ok(index);
     }
-    let (seed, tail, next) = (segment.seed, Some(segment.tail), Some(segment.end));
-    let known = Known { seed, first: segment.first, tail, next };
-    Ok(scan(&*segment.file, known)?.index)
+    Ok(scan(&*segment.file, segment.known())?.index)
 }
 
 /// The index frame at `tail`, if there is one that fits.

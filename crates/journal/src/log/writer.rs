@@ -150,11 +150,23 @@ impl Log {
         if self.staged.is_empty() && self.dirty.is_empty() {
             return Ok(Committed { end: Position(self.end) });
         }
+        let had_records = !self.staged.is_empty();
         let outcome = self.write(now_ms);
+        self.unstage();
+        let full = matches!(outcome, Err(CommitError::NoSpace(_)));
+        if full && had_records && !self.dirty.is_empty() {
+            // Records wait for room, and what was read makes room: it must be noted even if
+            // every commit brings records. If that fails too, cursors stay staged.
+            self.write(now_ms).ok();
+            self.unstage();
+        }
+        outcome.map(|()| Committed { end: Position(self.end) })
+    }
+
+    fn unstage(&mut self) {
         self.buffer.clear();
         self.staged.clear();
         self.staged_lanes.clear();
-        outcome.map(|()| Committed { end: Position(self.end) })
     }
 
     /// Removes whole segments that retention gives up. Returns the bytes freed.
@@ -185,9 +197,13 @@ impl Log {
         self.shared.view().closed.front().map(Arc::clone)
     }
 
-    /// Unlinks the oldest closed segment; 0 if there is none or the disk refuses.
+    /// Unlinks the oldest closed segment; 0 if there is none or the disk refuses. The last one
+    /// stays until another is in use: it says where positions and cursors go on.
     pub(crate) fn remove_oldest(&mut self) -> u64 {
         let Some(oldest) = self.oldest() else { return 0 };
+        if self.current.is_none() && self.shared.view().closed.len() < 2 {
+            return 0;
+        }
         if self.disk.remove(&file_name(oldest.number)).is_err() {
             return 0;
         }

@@ -20,8 +20,9 @@ pub(super) struct Lane {
     sent: Position,
     /// Delivered and not acknowledged, with bytes on disk; at most [`WINDOW_RECORDS_MAX`].
     in_flight: BTreeMap<Position, u64>,
-    /// To be delivered again after a rewind, less what was acknowledged: positions in a lane
-    /// have gaps, so a set of them is no larger than a set of ranges.
+    /// Acknowledged or expired behind something in flight: not to be delivered again after a
+    /// rewind. Positions in a lane have gaps, so a set of them is no larger than a set of
+    /// ranges.
     done_ahead: BTreeSet<Position>,
     expired: u64,
 }
@@ -61,9 +62,11 @@ impl Lane {
         now_ms: i64,
     ) -> Result<Vec<StoredRecord>, ReadError> {
         loop {
-            let window = WINDOW_RECORDS_MAX
-                .saturating_sub(self.in_flight.len())
-                .min(WINDOW_RECORDS_MAX.saturating_sub(self.done_ahead.len()).max(1));
+            // What was taken back is passed through without being delivered, so it may not
+            // block a lane that has nothing in flight.
+            let tracked = self.in_flight.len().max(self.done_ahead.len());
+            let tracked = if self.in_flight.is_empty() { 0 } else { tracked };
+            let window = WINDOW_RECORDS_MAX.saturating_sub(tracked);
             let records = budget.records.min(window);
             if records == 0 {
                 return Ok(Vec::new());
@@ -78,17 +81,19 @@ impl Lane {
             if at_end || !fresh.is_empty() {
                 let flying = fresh.iter().map(|record| (record.position, disk_bytes(record)));
                 self.in_flight.extend(flying);
+                self.prune();
                 return Ok(fresh);
             }
         }
     }
 
     fn wants(&mut self, record: &StoredRecord, now_ms: i64) -> bool {
-        if self.done_ahead.remove(&record.position) {
+        if self.done_ahead.contains(&record.position) {
             return false;
         }
         if is_expired(record, now_ms) {
             self.expired += 1;
+            self.done_ahead.insert(record.position);
             self.forget(disk_bytes(record));
             return false;
         }
@@ -102,8 +107,14 @@ impl Lane {
             if self.in_flight.first_key_value().is_some_and(|(first, _)| *first < position) {
                 self.done_ahead.insert(position);
             }
-            let cursor = self.cursor();
-            self.done_ahead = self.done_ahead.split_off(&cursor);
+            self.prune();
+        }
+    }
+
+    /// Forgets what the cursor has passed.
+    fn prune(&mut self) {
+        if self.done_ahead.first().is_some_and(|first| *first < self.cursor()) {
+            self.done_ahead = self.done_ahead.split_off(&self.cursor());
         }
     }
 
@@ -132,8 +143,9 @@ impl Lane {
         self.sent = self.sent.max(end);
         self.moved = true;
         self.expired += count;
-        (self.depth, self.bytes) = behind;
         self.done_ahead = self.done_ahead.split_off(&end);
+        self.depth = behind.0.saturating_sub(self.done_ahead.len() as u64);
+        self.bytes = behind.1;
     }
 
     pub(super) fn stats(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -41,7 +42,6 @@ pub(super) struct Content {
     pub(super) now: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
-    sync_failed: bool,
     /// Counts open handles: a file without name and handle is gone.
     pub(super) held: Arc<()>,
 }
@@ -203,12 +203,17 @@ impl State {
         }
     }
 
-    pub(super) fn sync(&mut self, file: u64, epoch: u64) -> io::Result<()> {
+    pub(super) fn sync(
+        &mut self,
+        file: u64,
+        epoch: u64,
+        sync_failed: &AtomicBool,
+    ) -> io::Result<()> {
         let course = self.course(epoch, Operation::Sync)?;
         self.exercised.syncs += 1;
         let mut random = self.random;
         let content = self.files.get_mut(&file).ok_or(io::ErrorKind::NotFound)?;
-        if content.sync_failed {
+        if sync_failed.load(Ordering::Relaxed) {
             self.exercised.syncs_after_failure += 1;
         }
         let outcome = match course {
@@ -220,7 +225,7 @@ impl State {
                 Ok(())
             }
             Course::Fails(fault) => {
-                content.sync_failed = true;
+                sync_failed.store(true, Ordering::Relaxed);
                 let unsynced = mem::take(&mut content.unsynced);
                 scatter(&mut content.durable, &unsynced, &mut random);
                 Err(fault.error())
@@ -266,10 +271,6 @@ impl State {
         self.epoch += 1;
         self.powered = true;
         self.cut_at = None;
-        for content in self.files.values_mut() {
-            // Only the handle knew; the next one is told nothing.
-            content.sync_failed = false;
-        }
     }
 
     fn change(&mut self, file: u64, change: Change) -> io::Result<()> {

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use super::{FRESH, Log, RESERVE};
 use crate::disk::{Disk, DiskFile};
+use crate::log::frame::{self, Kind};
 use crate::log::index::SegmentIndex;
 use crate::log::reader::{Closed, Shared};
-use crate::log::recovery::{self, Damage, Known, Recovered};
+use crate::log::recovery::{self, Damage, Known, LaneState, Recovered, Scan};
 use crate::log::segment::{BadHeader, HEADER_BYTES, Header, VERSION, file_name, is_segment};
-use crate::log::{LogOptions, OpenLogError, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::log::{
+    LaneId, LogOptions, OpenLogError, Position, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+};
 
 /// The smallest record, for guessing how many a lost segment held at most.
 const RECORD_BYTES_MIN: u64 = 36;
@@ -108,6 +111,56 @@ fn failed(action: &'static str, file: &str, source: io::Error) -> OpenLogError {
     OpenLogError::Disk { action, file: file.to_owned(), source }
 }
 
+/// Makes what `scan` found durable and gives the segment its index, so that the next start need
+/// not read it through and the room behind it is free.
+///
+/// The process before us may have been killed between write and sync, or its sync may have
+/// failed: then the kernel shows bytes that are not on disk and no longer knows it. Writing the
+/// last commit again makes them dirty again.
+fn finish(closed: &mut Closed, scan: &Scan, is_last: bool) -> io::Result<()> {
+    let file = &*closed.file;
+    if scan.damaged.is_empty() && scan.closed {
+        // The index frame was synced after everything before it.
+        return if is_last { secure(file, scan, &[]) } else { Ok(()) };
+    }
+    closed.index = Some(Arc::new(scan.index.clone()));
+    if !scan.damaged.is_empty() {
+        // Without an index frame the next start reports the damage again.
+        return if is_last { secure(file, scan, &[]) } else { Ok(()) };
+    }
+    let mut bytes = Vec::new();
+    let created_ms = scan.last_ms.max(0);
+    frame::push_other(&mut bytes, Kind::Index, scan.end, created_ms, &scan.index.encode());
+    // As part of the last commit, for both are synced together: it proves nothing about it.
+    frame::seal(&mut bytes, closed.seed, scan.last_batch);
+    let end = scan.tail + bytes.len() as u64;
+    match secure(file, scan, &bytes) {
+        Ok(()) => {
+            if file.truncate(end).is_ok() {
+                closed.bytes = end;
+            }
+            closed.index = None;
+            Ok(())
+        }
+        // An index is not worth failing for; durability of the last segment is.
+        Err(error) if is_last => Err(error),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Writes the last commit again, and `behind` after it, and syncs.
+fn secure(file: &dyn DiskFile, scan: &Scan, behind: &[u8]) -> io::Result<()> {
+    let from = scan.last_batch.max(HEADER_BYTES);
+    let mut bytes = vec![0; usize::try_from(scan.tail.saturating_sub(from)).unwrap_or(0)];
+    let filled = file.read_at(from, &mut bytes)?;
+    bytes.truncate(filled);
+    if bytes.len() as u64 + from == scan.tail {
+        bytes.extend_from_slice(behind);
+    }
+    file.write_at(from, &bytes)?;
+    file.sync()
+}
+
 impl Log {
     /// Takes over the segments found: all of them are closed from now on.
     fn adopt(&mut self, headed: Vec<Headed>, found: &mut Recovered) -> Result<(), OpenLogError> {
@@ -174,17 +227,39 @@ impl Log {
             }
             found.tail_bytes += scan.ignored;
             (closed.tail, closed.end) = (scan.tail, scan.end);
-            self.merge_lanes(&scan);
-            closed.index = Some(Arc::new(scan.index.clone()));
+            if next.is_none() {
+                self.take_lanes(&scan).map_err(disk_failed)?;
+            }
+            finish(&mut closed, &scan, next.is_none())
+                .map_err(|source| failed("sync", &name, source))?;
             scan.index
         };
         self.keep(closed, &index);
         Ok(())
     }
 
-    /// Later segments know better, and each begins with the state of all lanes.
-    fn merge_lanes(&mut self, scan: &recovery::Scan) {
-        for (lane, state) in &scan.lanes {
+    /// Takes the lanes over from `last`, the scan of the last segment. It begins with the state
+    /// of all lanes; if that cannot be read, the segments before it must help out.
+    fn take_lanes(&mut self, last: &Scan) -> io::Result<()> {
+        let mut scans = Vec::new();
+        if !last.has_lanes {
+            let before: Vec<_> = self.shared.view().closed.iter().map(Arc::clone).collect();
+            for segment in before.iter().rev() {
+                let scan = recovery::scan(&*segment.file, segment.known())?;
+                let complete = scan.has_lanes;
+                scans.push(scan.lanes);
+                if complete {
+                    break;
+                }
+            }
+        }
+        scans.iter().rev().for_each(|lanes| self.merge_lanes(lanes));
+        self.merge_lanes(&last.lanes);
+        Ok(())
+    }
+
+    fn merge_lanes(&mut self, lanes: &BTreeMap<LaneId, LaneState>) {
+        for (lane, state) in lanes {
             let known = self.lanes.entry(*lane).or_default();
             known.cursor = state.cursor;
             if state.label.is_some() {
