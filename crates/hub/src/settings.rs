@@ -13,7 +13,7 @@ pub struct Settings {
     /// Host names that tokens may name (without port, case ignored); the first is the hub's
     /// own. At least one.
     pub hosts: Vec<String>,
-    /// Telemetry lanes, 1 to 128; fixed when the folder is first used.
+    /// Telemetry lanes, 1 to 64; fixed when the folder is first used.
     pub partitions: u16,
     /// How long telemetry is kept.
     pub telemetry: Retention,

@@ -12,6 +12,7 @@ use model::waist::DeviceApi;
 use model::world::{Random, World};
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 
 use crate::OpenHubError;
 use crate::access::{Access, POLICIES};
@@ -26,6 +27,7 @@ use crate::storage::reader::Reader;
 use crate::storage::rows::put_activity;
 use crate::storage::schema;
 use crate::storage::writer::{Tables, WriterParts, Writing};
+use crate::telemetry::http::STREAMS_MAX;
 use crate::telemetry::shell::Telemetry;
 
 /// The file of the tables within the data folder.
@@ -77,6 +79,7 @@ impl Hub {
         start_wheel(&world, &connections, &tables);
         let calls = Arc::new(Calls::new());
         let budget = Arc::new(Budget::new(HUB_BYTES_MAX));
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let core = Core {
             world,
             access,
@@ -86,6 +89,7 @@ impl Hub {
             connections,
             calls,
             budget,
+            streams,
             incarnation,
         };
         Ok(Self { core: Arc::new(core) })

@@ -19,6 +19,7 @@ pub(crate) mod http;
 pub(crate) mod shell;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use model::id::IdentityId;
 use model::message::{Message, PropertyBag, SystemProperties};
 use model::time::WallTime;
 use thiserror::Error;
@@ -51,8 +52,17 @@ pub(crate) fn size_of(message: &Message) -> usize {
     message.body.len() + message.properties.0.len()
 }
 
+/// Who proved to have sent a message; what the message itself says about that is not taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender<'a> {
+    pub(crate) identity: &'a IdentityId,
+    pub(crate) generation_id: &'a str,
+    /// Azure's text for `connectionAuthMethod`.
+    pub(crate) method: &'a str,
+}
+
 /// The record of `message`; `enqueued_time` and what only queues know are left out.
-pub(crate) fn encode(message: &Message) -> Bytes {
+pub(crate) fn encode(message: &Message, sender: Sender<'_>) -> Bytes {
     let system = &message.system;
     let mut out = BytesMut::with_capacity(size_of(message) + 256);
     out.put_u8(VERSION);
@@ -67,10 +77,6 @@ pub(crate) fn encode(message: &Message) -> Bytes {
         (6, &system.content_type),
         (7, &system.content_encoding),
         (10, &system.output_name),
-        (11, &system.connection_device_id),
-        (12, &system.connection_module_id),
-        (13, &system.connection_generation_id),
-        (14, &system.connection_auth_method),
         (15, &system.interface_id),
         (16, &system.component),
         (17, &system.schema),
@@ -81,6 +87,12 @@ pub(crate) fn encode(message: &Message) -> Bytes {
             put(&mut out, tag, text.as_bytes());
         }
     }
+    put(&mut out, 11, sender.identity.device_str().as_bytes());
+    if let Some(module) = sender.identity.module_str() {
+        put(&mut out, 12, module.as_bytes());
+    }
+    put(&mut out, 13, sender.generation_id.as_bytes());
+    put(&mut out, 14, sender.method.as_bytes());
     for (tag, time) in [(8, system.expiry), (9, system.creation_time)] {
         if let Some(time) = time {
             put(&mut out, tag, &time.0.to_le_bytes());
@@ -158,27 +170,30 @@ fn take(system: &mut SystemProperties, tag: u8, bytes: &[u8]) -> Result<(), BadR
 mod tests {
     use super::*;
 
-    fn message() -> Message {
-        Message {
+    #[test]
+    fn a_record_gives_back_the_message_and_its_bytes_never_change() {
+        let mut message = Message {
             body: Bytes::from_static(b"{\"seq\":7}"),
             properties: PropertyBag(Bytes::from_static(b"a=b")),
             system: SystemProperties {
                 message_id: Some("m1".into()),
                 expiry: Some(WallTime(5)),
-                connection_device_id: Some("d1".into()),
-                connection_module_id: Some("m".into()),
+                connection_device_id: Some("somebody else".into()),
                 ..SystemProperties::default()
             },
-        }
-    }
-
-    #[test]
-    fn a_record_gives_back_the_message_and_its_bytes_never_change() {
-        let record = encode(&message());
+        };
+        let identity: IdentityId = "d1/m".parse().unwrap();
+        let record =
+            encode(&message, Sender { identity: &identity, generation_id: "9", method: "{}" });
         let golden = b"\x01\x01\x03\0\0\0a=b\x02\x02\0\0\0m1\x0b\x02\0\0\0d1\x0c\x01\0\0\0m\
-                       \x08\x08\0\0\0\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
+                       \x0d\x01\0\0\09\x0e\x02\0\0\0{}\x08\x08\0\0\0\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
         assert_eq!(&record[..], &golden[..]);
-        assert_eq!(decode(record), Ok(message()));
+        let system = &mut message.system;
+        system.connection_device_id = Some("d1".into());
+        system.connection_module_id = Some("m".into());
+        system.connection_generation_id = Some("9".into());
+        system.connection_auth_method = Some("{}".into());
+        assert_eq!(decode(record), Ok(message));
     }
 
     #[test]

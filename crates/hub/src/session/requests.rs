@@ -67,13 +67,13 @@ pub(crate) fn mark_will(message: &mut Message) {
 }
 
 /// The record of `message`, stamped with who proved to have sent it.
-pub(crate) fn record(sender: &Shared, mut message: Message) -> Bytes {
-    let system = &mut message.system;
-    system.connection_device_id = Some(sender.identity.device_str().into());
-    system.connection_module_id = sender.identity.module_str().map(Into::into);
-    system.connection_generation_id = Some(sender.generation_id.clone());
-    system.connection_auth_method = Some(sender.method.into());
-    telemetry::encode(&message)
+pub(crate) fn record(sender: &Shared, message: &Message) -> Bytes {
+    let sender = telemetry::Sender {
+        identity: &sender.identity,
+        generation_id: &sender.generation_id,
+        method: sender.method,
+    };
+    telemetry::encode(message, sender)
 }
 
 impl HubSession {
@@ -95,7 +95,7 @@ impl HubSession {
             .iter()
             .filter_map(|request| match request {
                 DeviceRequest::SendTelemetry(message) if check(message).is_ok() => {
-                    Some(record(&self.shared, Message::clone(message)))
+                    Some(record(&self.shared, message))
                 }
                 _ => None,
             })

@@ -15,6 +15,7 @@ use model::waist::{
     Full, Leave, LinkKind, Opened,
 };
 use model::world::{Boxed, World};
+use tokio::sync::Semaphore;
 
 use super::budget::Budget;
 use super::effect::Effect;
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) connections: Arc<Connections>,
     pub(crate) calls: Arc<Calls>,
     pub(crate) budget: Arc<Budget>,
+    /// Room for live readers of telemetry.
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) incarnation: u32,
 }
 
@@ -331,7 +334,7 @@ impl HubSession {
     fn send_will(&self, mut will: Message) {
         super::requests::mark_will(&mut will);
         if super::requests::check(&will).is_ok() {
-            let record = super::requests::record(&self.shared, will);
+            let record = super::requests::record(&self.shared, &will);
             self.core.telemetry.forget(self.shared.identity.device_str(), record);
         }
     }

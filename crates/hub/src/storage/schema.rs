@@ -77,3 +77,17 @@ fn make(connection: &Connection) -> rusqlite::Result<()> {
 fn text(error: rusqlite::Error) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_do_not_change_without_their_version() {
+        // FNV-1a of the text; another value here needs another VERSION and a migration.
+        let hash = TABLES.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        assert_eq!((VERSION, hash), (1, 6_716_491_199_630_311_353));
+    }
+}

@@ -16,7 +16,7 @@ use journal::log::{Budget, ReadBatch, StoredRecord};
 use model::message::Message;
 use model::time::WallTime;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::warn;
 
 use super::{decode, partition_of};
@@ -28,6 +28,8 @@ use crate::session::shell::Core;
 const READ_BYTES: usize = 1 << 20;
 /// Messages of one read of a stream.
 const STREAM_READ: usize = 64;
+/// Most live readers at a time; each holds one read.
+pub(crate) const STREAMS_MAX: usize = 256;
 /// Silence after which a stream sends a comment.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -182,7 +184,12 @@ pub(crate) fn stream(call: Call) -> Outcome {
             cursor
         }
     };
+    let room = std::sync::Arc::clone(&call.core.streams).try_acquire_owned();
+    let room = room.map_err(|_| {
+        ApiError::new(ErrorCode::ThrottlingException, "too many live readers at once")
+    })?;
     let follower = Follower {
+        _room: room,
         commits: telemetry.follow(),
         core: call.core,
         device,
@@ -198,6 +205,7 @@ pub(crate) fn stream(call: Call) -> Outcome {
 
 /// Follows the journal at the reader's own pace; holds one read at most.
 struct Follower {
+    _room: OwnedSemaphorePermit,
     core: std::sync::Arc<Core>,
     commits: watch::Receiver<u64>,
     device: Option<String>,

@@ -96,22 +96,28 @@ fn document(entry: &Entry, twin: rows::Twin, seen: Seen) -> Twin {
     }
 }
 
-/// GET `/api/v1/events?from=&max=`: the change feed.
+/// GET `/api/v1/events?from=&max=`: the change feed. A cursor is a vector by shard, `0:<seq>`.
 pub(crate) async fn events(call: Call) -> Outcome {
     call.prove(Rights::SERVICE)?;
     call.only(&Method::GET)?;
     call.only_query(&["from", "max"])?;
-    let from = call.number("from", 0)?;
+    let from = call.query("from").map_or(Some(0), |text| text.strip_prefix("0:")?.parse().ok());
+    let bad = || ApiError::new(ErrorCode::ArgumentInvalid, "`from` is no cursor");
+    let from: u64 = from.ok_or_else(bad)?;
     let max = u32::try_from(call.number("max", CHANGES_MAX)?.clamp(1, CHANGES_MAX)).unwrap_or(1);
     let page = call.core.reader.look(move |db| feed::read(db, from, max)).await?;
     let body = match page {
-        FeedPage::Behind { head } => json!({"behind": true, "changes": [], "next": head}),
+        FeedPage::Behind { head } => json!({"behind": true, "changes": [], "next": cursor(head)}),
         FeedPage::Changes { changes, next } => {
             let changes: Vec<Value> = changes.iter().map(event).collect();
-            json!({"behind": false, "changes": changes, "next": next})
+            json!({"behind": false, "changes": changes, "next": cursor(next)})
         }
     };
     answer(&body, None)
+}
+
+fn cursor(seq: u64) -> String {
+    format!("{}:{seq}", feed::SHARD)
 }
 
 fn event(change: &ReadChange) -> Value {
