@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Key;
 
 /// Most entries that one list call gives.
-pub const LIST_TOP_MAX: u32 = 1000;
+pub const LIST_TOP_MAX: usize = 1000;
 
 /// A device identity, as sent and as answered.
 ///

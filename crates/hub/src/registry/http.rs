@@ -21,8 +21,8 @@ pub(crate) async fn list(call: Call) -> Outcome {
     call.prove(Rights::REGISTRY_READ)?;
     call.only(&Method::GET)?;
     call.only_query(&["top", "after"])?;
-    let top = u32::try_from(call.number("top", LIST_TOP_MAX.into())?).unwrap_or(u32::MAX);
-    if top == 0 || top > LIST_TOP_MAX {
+    let top = u32::try_from(call.number("top", LIST_TOP_MAX as u64)?).unwrap_or(u32::MAX);
+    if top == 0 || top as usize > LIST_TOP_MAX {
         return Err(ApiError::new(ErrorCode::ArgumentInvalid, "`top` must be 1 to 1000"));
     }
     let after = call.query("after").unwrap_or_default().to_owned();
