@@ -1,0 +1,357 @@
+//! Starts the areas of the runtime, joins them, and stops them in order.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use credentials::certificate::Issued;
+use credentials::key::{InvalidKey, SymmetricKey};
+use engine::runtime::ModuleRuntime;
+use journal::disk::Disk;
+use journal::log::OpenLogError;
+use model::id::{IdentityId, ModuleName};
+use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::waist::DeviceApi;
+use model::world::World;
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::agent::shell::{Agent, AgentParts};
+use crate::agent::spec::{SOCKET, Surroundings};
+use crate::identity::key_store::{KeyStore, KeyStoreError};
+use crate::identity::shell::Identities;
+use crate::router::shell::{Core, RouterApi, RouterParts};
+use crate::settings::Settings;
+use crate::status::{EdgeStatus, QueueStatus, RouterStatus};
+use crate::storage::store::{Area, Store, StoreError};
+use crate::storage::tables;
+use crate::upstream::shell::{LinkParts, Links};
+use crate::workload::http::ModuleSecrets;
+
+/// The file of facts, in the folder of the parts.
+const FACTS: &str = "edge.db";
+/// The folder of keys, in the folder of the parts.
+const KEYS: &str = "keys";
+
+/// Everything a runtime is made from.
+pub struct Parts {
+    /// What the operator wrote.
+    pub settings: Settings,
+    /// Where facts and keys lie; must exist and be private.
+    pub folder: PathBuf,
+    /// Where messages lie.
+    pub disk: Arc<dyn Disk>,
+    /// Time, chance, tasks.
+    pub world: World,
+    /// The next `DeviceApi` towards the cloud. Opened with SAS claims, one per identity.
+    pub upstream: Arc<dyn DeviceApi>,
+    /// What runs the modules.
+    pub runtime: Arc<dyn ModuleRuntime>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// Why the runtime does not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartEdgeError {
+    /// The file of facts is damaged or cannot be used.
+    #[error("cannot use {}", path.display())]
+    Facts {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The journal of messages cannot be opened.
+    #[error("cannot open the journal of messages")]
+    Journal(#[from] OpenLogError),
+    /// The device CA cannot be used.
+    #[error("cannot use the device CA")]
+    Keys(#[from] KeyStoreError),
+    /// The device's key is none.
+    #[error("the device's key cannot be used")]
+    DeviceKey(#[from] InvalidKey),
+}
+
+/// A running device runtime. Dropping it without [`Edge::close`] is like a power cut, but for
+/// the tasks, which end.
+pub struct Edge {
+    running: Arc<Running>,
+    stop: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Edge")
+    }
+}
+
+/// What the front door and the handlers share.
+pub(crate) struct Running {
+    settings: Settings,
+    router: Arc<Core>,
+    agent: Arc<Agent>,
+    identities: Arc<Identities>,
+    keys: KeyStore,
+    surroundings: Surroundings,
+}
+
+/// What was kept from earlier runs.
+struct Kept {
+    store: Store,
+    incarnation: u32,
+}
+
+impl Kept {
+    fn open(path: &std::path::Path, world: &World) -> Result<Self, StoreError> {
+        let store = Store::open(path, world)?;
+        let earlier = store.all(Area::Process)?;
+        let earlier = earlier.iter().find(|(name, _)| name == "incarnation");
+        let earlier = earlier.and_then(|(_, value)| value.as_u64()).unwrap_or(0);
+        let incarnation = u32::try_from(earlier).unwrap_or(u32::MAX).wrapping_add(1);
+        store.put_now(Area::Process, "incarnation", &json!(incarnation))?;
+        Ok(Self { store, incarnation })
+    }
+
+    fn all<K: std::str::FromStr + Ord, V>(
+        &self,
+        area: Area,
+        read: impl Fn(&Value) -> Option<V>,
+    ) -> Result<BTreeMap<K, V>, StoreError> {
+        let damaged = || StoreError::Damaged { area: "names or values" };
+        let each = self.store.all(area)?.into_iter().map(|(name, value)| {
+            let name = name.parse().map_err(|_| damaged())?;
+            Ok((name, read(&value).ok_or_else(damaged)?))
+        });
+        each.collect()
+    }
+}
+
+impl Edge {
+    /// Opens the state, makes what is missing (keys, certificates, tables), and starts.
+    /// Needs no upstream: what ran before runs again from the last good manifest.
+    ///
+    /// # Errors
+    /// [`StartEdgeError`] names the file that cannot be used.
+    pub async fn start(parts: Parts) -> Result<Self, StartEdgeError> {
+        let Parts { settings, folder, disk, world, upstream, runtime } = parts;
+        let path = folder.join(FACTS);
+        let facts = |source: StoreError| StartEdgeError::Facts {
+            path: path.clone(),
+            source: Box::new(source),
+        };
+        let device = settings.provisioning.device.clone();
+        let key = settings.provisioning.key.expose_str().unwrap_or_default();
+        let key = SymmetricKey::parse(key)?;
+        let trusted = settings.trust_bundle_cert.as_deref();
+        let keys = KeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, trusted, &world)?;
+        let kept = Kept::open(&path, &world).map_err(facts)?;
+        let copies = kept.all::<IdentityId, _>(Area::Twins, tables::to_copy).map_err(facts)?;
+        let known = kept.all::<ModuleName, _>(Area::Keys, tables::to_keys).map_err(facts)?;
+        let features = kept.all(Area::Sessions, tables::to_features).map_err(facts)?;
+        let histories = kept.all(Area::Restarts, tables::to_history).map_err(facts)?;
+        let mut last_good =
+            kept.all::<ModuleName, _>(Area::LastGood, tables::to_desired).map_err(facts)?;
+        let (stop, stopped) = watch::channel(false);
+        let hub_host = settings.provisioning.hub_host.clone();
+        let link_parts = LinkParts {
+            world: world.clone(),
+            upstream,
+            hub_host: hub_host.clone(),
+            store: kept.store.clone(),
+            stopped: stopped.clone(),
+            ups: watch::Sender::new(0),
+        };
+        let links = Arc::new(Links::new(link_parts, copies));
+        let [agent_name, hub_name]: [ModuleName; 2] = [EDGE_AGENT, EDGE_HUB]
+            .map(|name| name.parse().expect("a name of the platform is a name"));
+        let router = Core::start(RouterParts {
+            world: world.clone(),
+            device: device.clone(),
+            hosts: vec![hub_host.clone(), settings.hostname.clone()],
+            store: kept.store.clone(),
+            links: Arc::clone(&links),
+            disk,
+            queue_bytes_max: settings.own.queue_bytes_max,
+            modules: BTreeMap::new(),
+            features,
+            last_good: last_good.remove(&hub_name),
+            incarnation: kept.incarnation,
+            stopped: stopped.clone(),
+        })
+        .await?;
+        let identities = Arc::new(Identities::new(
+            device.clone(),
+            key,
+            Arc::clone(&links),
+            kept.store.clone(),
+            Arc::clone(&router),
+            known,
+        ));
+        let surroundings = surroundings(&settings);
+        let agent = Agent::start(AgentParts {
+            world,
+            runtime,
+            identities: Arc::clone(&identities),
+            link: links.link(&IdentityId::module(&device, &agent_name)),
+            store: kept.store,
+            surroundings: surroundings.clone(),
+            last_good: last_good.remove(&agent_name),
+            histories,
+            ups: links.ups(),
+            stopped,
+        });
+        info!(device_id = %device, incarnation = kept.incarnation, "edge runtime started");
+        let running = Running { settings, router, agent, identities, keys, surroundings };
+        Ok(Self { running: Arc::new(running), stop })
+    }
+
+    /// The waist that listeners offer to modules.
+    pub fn device_api(&self) -> Arc<dyn DeviceApi> {
+        Arc::new(RouterApi(Arc::clone(&self.running.router)))
+    }
+
+    /// The workload interface of `module`, to be served on [`Edge::workload_socket`] only.
+    pub fn workload(&self, module: &ModuleName) -> axum::Router {
+        let secrets: Arc<dyn ModuleSecrets> = Arc::<Running>::clone(&self.running);
+        crate::workload::http::router(module.clone(), secrets)
+    }
+
+    /// Where `module` looks for its workload interface; its folder is mounted into the module.
+    pub fn workload_socket(&self, module: &ModuleName) -> PathBuf {
+        self.running.surroundings.socket_folder(module).join(SOCKET)
+    }
+
+    /// The modules that are desired now: each needs its workload socket.
+    pub fn modules(&self) -> Vec<ModuleName> {
+        self.running.agent.desired_modules()
+    }
+
+    /// The management interface, to be served on a socket for root and the group only:
+    /// `GET /status`, `GET /modules`, `GET /modules/{m}/logs`, `POST /modules/{m}/restart`.
+    pub fn management(&self) -> axum::Router {
+        crate::management::http::router(Arc::clone(&self.running))
+    }
+
+    /// A fresh certificate for the router's listeners, for the host name and all gateway
+    /// addresses.
+    ///
+    /// # Errors
+    /// [`KeyStoreError`] if a name cannot stand in a certificate.
+    pub fn server_certificate(&self) -> Result<Issued, KeyStoreError> {
+        let settings = &self.running.settings;
+        let addresses: Vec<String> =
+            settings.own.gateway_addresses.iter().map(ToString::to_string).collect();
+        let mut names = vec![&*settings.hostname];
+        names.extend(addresses.iter().map(String::as_str));
+        self.running.keys.server_certificate(&names)
+    }
+
+    /// Certificates that modules trust, PEM.
+    pub fn trust_bundle(&self) -> String {
+        self.running.keys.trust_bundle().to_owned()
+    }
+
+    /// One look at everything.
+    pub async fn status(&self) -> EdgeStatus {
+        self.running.status().await
+    }
+
+    /// Reports all modules `unknown`, closes the sessions, and syncs the journal. Modules
+    /// keep running.
+    pub async fn close(self) {
+        self.running.agent.say_unknown().await;
+        self.stop.send_replace(true);
+        self.running.router.close().await;
+        info!("edge runtime closed");
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.running.router.intake.close();
+    }
+}
+
+impl Running {
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    pub(crate) async fn status(&self) -> EdgeStatus {
+        let (version, outcome, mut modules) = self.agent.status();
+        for module in &mut modules {
+            let name = module.name.parse::<ModuleName>();
+            module.connected = name.is_ok_and(|name| self.router.session(&name).is_some());
+        }
+        EdgeStatus {
+            device_id: self.settings.provisioning.device.to_string(),
+            upstream_connected: self.identities.device_link().session().is_some(),
+            desired_version: version.0,
+            desired_code: outcome.code,
+            desired_words: outcome.words,
+            modules,
+            router: self.router_status().await,
+        }
+    }
+
+    async fn router_status(&self) -> RouterStatus {
+        let lanes = self.router.lanes().await;
+        let outcome = self.router.outcome();
+        let counters = &self.router.counters;
+        let queue = |lane: &journal::queue::LaneStats| QueueStatus {
+            endpoint: lane.endpoint.to_string(),
+            priority: lane.priority,
+            depth: lane.depth,
+            oldest_ms: lane.oldest_ms,
+        };
+        RouterStatus {
+            desired_code: outcome.code,
+            desired_words: outcome.words,
+            received: counters.received.load(Ordering::Relaxed),
+            sent_upstream: counters.sent_upstream.load(Ordering::Relaxed),
+            sent_inputs: counters.sent_inputs.load(Ordering::Relaxed),
+            dropped_no_route: counters.dropped_no_route.load(Ordering::Relaxed),
+            dropped_expired: lanes.iter().map(|lane| lane.expired).sum(),
+            dropped_poison: counters.dropped_poison.load(Ordering::Relaxed),
+            dropped_no_sender: counters.dropped_no_sender.load(Ordering::Relaxed),
+            dropped_damaged: counters.dropped_damaged.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            queues: lanes.iter().map(queue).collect(),
+        }
+    }
+}
+
+impl ModuleSecrets for Running {
+    fn signing_key(&self, module: &ModuleName) -> Option<(Box<str>, SymmetricKey)> {
+        let keys = self.router.keys(module)?;
+        Some((keys.generation_id, keys.primary))
+    }
+
+    fn trust_bundle(&self) -> String {
+        self.keys.trust_bundle().to_owned()
+    }
+}
+
+fn surroundings(settings: &Settings) -> Surroundings {
+    let listen = &settings.connect.workload;
+    let folder = listen.parent().map_or_else(|| settings.own.data.clone(), PathBuf::from);
+    Surroundings {
+        device: settings.provisioning.device.clone(),
+        hub_host: settings.provisioning.hub_host.clone(),
+        hostname: settings.hostname.clone(),
+        gateway: settings.own.gateway_addresses.first().map(ToString::to_string),
+        sockets: folder.join("mnt"),
+        agent_env: settings.agent.env.clone(),
+    }
+}
