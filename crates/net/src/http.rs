@@ -1,29 +1,36 @@
 //! Serves an `axum::Router` over HTTP/1.1: bounded buffers, bounded waits, an orderly end.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
-use hyper::body::Incoming as Body;
+use http_body_util::Limited;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::world::World;
-use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 use tracing::debug;
 
-use crate::network::{Connected, Incoming, Peer};
+use crate::gate::{Gate, Phase, Seat};
+use crate::network::{Connected, Incoming as Arrivals, Peer};
 use crate::tls;
 
-/// Headers must be complete by then.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A head must be complete by then, and an idle connection is closed after it.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Connections at once on one listener; more wait in the kernel.
+/// Largest body of a request, in bytes; a longer one fails where it is read.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Connections at once on one listener; more are closed as soon as they are accepted.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Wait after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -36,39 +43,37 @@ pub struct ClientChain(pub Arc<[Bytes]>);
 #[derive(Clone, Copy, Debug)]
 pub struct RequestPeer(pub Peer);
 
-/// A listener that serves HTTP until it is told to stop.
+/// A listener that serves HTTP until it is told to stop. Dropping it cuts every connection.
 #[derive(Debug)]
 pub struct HttpServer {
-    stop: watch::Sender<bool>,
-    connections: Arc<Semaphore>,
+    gate: Arc<Gate>,
 }
 
 impl HttpServer {
     /// Serves `router` on `incoming`; over TLS if `tls` is given, which only Unix sockets and
     /// simulations may omit.
     pub fn start(
-        incoming: Box<dyn Incoming>,
+        incoming: Box<dyn Arrivals>,
         tls: Option<tls::Server>,
         router: Router,
         world: &World,
     ) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let connections = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-        let shared = Shared { tls, router, world: world.clone(), stopped };
-        world.spawn(accept_all(incoming, shared, Arc::clone(&connections)));
-        Self { stop, connections }
+        let gate = Arc::new(Gate::new(HTTP_CONNECTIONS_MAX));
+        let shared = Shared { tls, router, world: world.clone() };
+        world.spawn(accept_all(incoming, shared, Arc::clone(&gate)));
+        Self { gate }
     }
 
-    /// Stops accepting, lets running requests end, and returns when all are gone or `patience`
-    /// is over.
+    /// Stops accepting, lets running requests end, and cuts those that are not done when
+    /// `patience` is over; endless streams never are.
     pub async fn shut_down(&self, patience: Duration) {
-        // Nobody listens if the accept loop has ended already.
-        self.stop.send(true).ok();
-        let all = u32::try_from(HTTP_CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        let gone = tokio::time::timeout(patience, self.connections.acquire_many(all)).await;
-        if gone.is_err() {
-            debug!("http connections were cut at shutdown");
-        }
+        self.gate.close(patience).await;
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.gate.enter(Phase::Cut);
     }
 }
 
@@ -77,32 +82,21 @@ struct Shared {
     tls: Option<tls::Server>,
     router: Router,
     world: World,
-    stopped: watch::Receiver<bool>,
 }
 
-async fn accept_all(
-    mut incoming: Box<dyn Incoming>,
-    mut shared: Shared,
-    connections: Arc<Semaphore>,
-) {
-    loop {
-        let Ok(place) = Arc::clone(&connections).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            biased;
-            () = told(&mut shared.stopped) => return,
-            accepted = incoming.accept() => accepted,
-        };
-        match accepted {
-            Ok(connected) => {
+async fn accept_all(mut incoming: Box<dyn Arrivals>, shared: Shared, gate: Arc<Gate>) {
+    while let Some(accepted) = gate.while_open(incoming.accept()).await {
+        match (accepted, Gate::seat(&gate)) {
+            (Ok(connected), Some(seat)) => {
                 let task = shared.clone();
                 shared.world.spawn(async move {
-                    if let Err(error) = serve(connected, task).await {
+                    if let Err(error) = serve(connected, task, seat).await {
                         debug!(%error, "http connection ended");
                     }
-                    drop(place);
                 });
             }
-            Err(error) => {
+            (Ok(_), None) => debug!("too many http connections"),
+            (Err(error), _) => {
                 debug!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -110,41 +104,48 @@ async fn accept_all(
     }
 }
 
-async fn serve(connected: Connected, mut shared: Shared) -> io::Result<()> {
+async fn serve(connected: Connected, shared: Shared, mut seat: Seat) -> io::Result<()> {
     let Connected { stream, peer } = connected;
     let (stream, chain) = match &shared.tls {
         None => (stream, None),
-        Some(tls) => {
-            let secured = tls.accept(stream).await?;
-            (secured.stream, secured.client_chain)
-        }
+        Some(tls) => match seat.while_open(tls.accept(stream)).await {
+            None => return Ok(()),
+            Some(secured) => secured.map(|secured| (secured.stream, secured.client_chain))?,
+        },
     };
     let router = shared.router;
-    let service = service_fn(move |mut request: Request<Body>| {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(|body| Body::new(Limited::new(body, BODY_BYTES_MAX)));
         request.extensions_mut().insert(RequestPeer(peer));
         if let Some(chain) = &chain {
             request.extensions_mut().insert(ClientChain(Arc::clone(chain)));
         }
         router.clone().oneshot(request)
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        biased;
-        served = connection.as_mut() => served,
-        () = told(&mut shared.stopped) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            // Its clock is not the world's.
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let mut draining = false;
+    poll_fn(|cx| {
+        match seat.poll_phase(cx) {
+            Phase::Open => {}
+            Phase::Draining if draining => {}
+            Phase::Draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            Phase::Cut => return Poll::Ready(Ok(())),
         }
-    };
-    served.map_err(io::Error::other)
+        connection.as_mut().poll(cx).map_err(io::Error::other)
+    })
+    .await
 }
 
-/// Ends when the server is told to stop, or is gone.
-async fn told(stopped: &mut watch::Receiver<bool>) {
-    stopped.wait_for(|stop| *stop).await.ok();
-}
+#[cfg(test)]
+mod tests;

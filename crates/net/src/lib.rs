@@ -22,4 +22,9 @@ pub mod client;
 
 mod alarm;
 
+mod gate;
+
 mod scratch;
+
+#[cfg(test)]
+mod testbed;

@@ -7,27 +7,28 @@
 mod connection;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use model::waist::DeviceApi;
 use model::world::World;
-use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 
+use connection::Connection;
+
+use crate::gate::{Gate, Phase, Seat};
 use crate::network::{Connected, Incoming};
 use crate::tls;
 
-/// Connections at once on one listener; more wait in the kernel.
+/// Connections at once on one listener; more are closed as soon as they are accepted.
 pub const MQTT_CONNECTIONS_MAX: usize = 1 << 20;
 /// Wait after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener that serves MQTT until it is told to stop.
+/// A listener that serves MQTT until it is told to stop. Dropping it cuts every connection.
 #[derive(Debug)]
 pub struct MqttServer {
-    stop: watch::Sender<bool>,
-    connections: Arc<Semaphore>,
+    gate: Arc<Gate>,
     counts: Arc<Counts>,
 }
 
@@ -35,15 +36,17 @@ pub struct MqttServer {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     accepted: AtomicU64,
+    refused: AtomicU64,
     pub(crate) subscribes: AtomicU64,
+    /// Bytes read whose requests have no answers yet, over all connections.
+    pub(crate) unanswered_bytes: AtomicUsize,
 }
 
-#[derive(Clone)]
+/// What all connections of a listener have in common.
 struct Shared {
     tls: Option<tls::Server>,
     api: Arc<dyn DeviceApi>,
     world: World,
-    stopped: watch::Receiver<bool>,
     counts: Arc<Counts>,
 }
 
@@ -56,18 +59,16 @@ impl MqttServer {
         api: Arc<dyn DeviceApi>,
         world: &World,
     ) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let connections = Arc::new(Semaphore::new(MQTT_CONNECTIONS_MAX));
+        let gate = Arc::new(Gate::new(MQTT_CONNECTIONS_MAX));
         let counts = Arc::new(Counts::default());
-        let shared =
-            Shared { tls, api, world: world.clone(), stopped, counts: Arc::clone(&counts) };
-        world.spawn(accept_all(incoming, shared, Arc::clone(&connections)));
-        Self { stop, connections, counts }
+        let shared = Shared { tls, api, world: world.clone(), counts: Arc::clone(&counts) };
+        world.spawn(accept_all(incoming, Arc::new(shared), Arc::clone(&gate)));
+        Self { gate, counts }
     }
 
-    /// Connections open now.
+    /// Connections open now, handshakes included.
     pub fn open(&self) -> usize {
-        MQTT_CONNECTIONS_MAX - self.connections.available_permits()
+        self.gate.seated()
     }
 
     /// Connections accepted since the start.
@@ -75,46 +76,40 @@ impl MqttServer {
         self.counts.accepted.load(Ordering::Relaxed)
     }
 
+    /// Connections closed at once since the start, because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.counts.refused.load(Ordering::Relaxed)
+    }
+
     /// SUBSCRIBE packets received since the start.
     pub fn subscribes(&self) -> u64 {
         self.counts.subscribes.load(Ordering::Relaxed)
     }
 
-    /// Stops accepting, answers what was accepted, closes all, and returns when all are gone
-    /// or `patience` is over.
+    /// Stops accepting and closes all connections; cuts those that are not gone when `patience`
+    /// is over.
     pub async fn shut_down(&self, patience: Duration) {
-        // Nobody listens if the accept loop has ended already.
-        self.stop.send(true).ok();
-        let all = u32::try_from(MQTT_CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        let gone = tokio::time::timeout(patience, self.connections.acquire_many(all)).await;
-        if gone.is_err() {
-            debug!("mqtt connections were cut at shutdown");
-        }
+        self.gate.close(patience).await;
     }
 }
 
-async fn accept_all(
-    mut incoming: Box<dyn Incoming>,
-    mut shared: Shared,
-    connections: Arc<Semaphore>,
-) {
-    loop {
-        let Ok(place) = Arc::clone(&connections).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            biased;
-            () = told(&mut shared.stopped) => return,
-            accepted = incoming.accept() => accepted,
-        };
-        match accepted {
-            Ok(connected) => {
+impl Drop for MqttServer {
+    fn drop(&mut self) {
+        self.gate.enter(Phase::Cut);
+    }
+}
+
+async fn accept_all(mut incoming: Box<dyn Incoming>, shared: Arc<Shared>, gate: Arc<Gate>) {
+    while let Some(accepted) = gate.while_open(incoming.accept()).await {
+        match (accepted, Gate::seat(&gate)) {
+            (Ok(connected), Some(seat)) => {
                 shared.counts.accepted.fetch_add(1, Ordering::Relaxed);
-                let task = shared.clone();
-                shared.world.spawn(async move {
-                    serve(connected, task).await;
-                    drop(place);
-                });
+                shared.world.spawn(serve(connected, Arc::clone(&shared), seat));
             }
-            Err(error) => {
+            (Ok(_), None) => {
+                shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            (Err(error), _) => {
                 debug!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -122,20 +117,39 @@ async fn accept_all(
     }
 }
 
-async fn serve(connected: Connected, shared: Shared) {
-    let Connected { stream, peer } = connected;
-    // The handshake is boxed: its state is large, and gone when the connection idles.
-    let secured = match &shared.tls {
-        None => Ok((stream, None)),
-        Some(tls) => Box::pin(tls.accept(stream)).await.map(|s| (s.stream, s.client_chain)),
-    };
-    match secured {
-        Ok((stream, chain)) => connection::run(stream, chain, shared).await,
-        Err(error) => debug!(?peer, %error, "handshake failed"),
+/// The whole life of a connection. The handshake is boxed: its state is large, and gone when
+/// the connection idles.
+fn serve(
+    connected: Connected,
+    shared: Arc<Shared>,
+    seat: Seat,
+) -> impl Future<Output = ()> + Send + 'static {
+    let secured = Box::pin(secure(connected, shared, seat));
+    async move {
+        if let Some(connection) = secured.await {
+            connection.await;
+        }
     }
 }
 
-/// Ends when the server is told to stop, or is gone.
-async fn told(stopped: &mut watch::Receiver<bool>) {
-    stopped.wait_for(|stop| *stop).await.ok();
+async fn secure(
+    connected: Connected,
+    shared: Arc<Shared>,
+    mut seat: Seat,
+) -> Option<Box<Connection>> {
+    let Connected { stream, peer } = connected;
+    let (stream, chain) = match &shared.tls {
+        None => (stream, None),
+        Some(tls) => match seat.while_open(tls.accept(stream)).await? {
+            Ok(secured) => (secured.stream, secured.client_chain),
+            Err(error) => {
+                debug!(?peer, %error, "handshake failed");
+                return None;
+            }
+        },
+    };
+    Some(Box::new(Connection::new(stream, chain, shared, seat)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use model::secret::Secret;
-use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::client::{Resumption, UnbufferedClientConnection, WantsClientCert};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -21,7 +21,7 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -177,6 +177,26 @@ impl Client {
     /// # Errors
     /// [`TlsSetupError::Roots`] if there is none in it.
     pub fn trusting(pem: &str) -> Result<Self, TlsSetupError> {
+        let config = Self::builder(pem)?.with_no_client_auth();
+        Ok(Self::of(config))
+    }
+
+    /// As [`Client::trusting`], and shows `chain` (DER, leaf first) with its PKCS#8 DER `key`.
+    ///
+    /// # Errors
+    /// As [`Client::trusting`]; [`TlsSetupError::Key`] if the key cannot be used.
+    pub fn trusting_and_showing(
+        pem: &str,
+        chain: &[Bytes],
+        key: &Secret,
+    ) -> Result<Self, TlsSetupError> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose().to_vec()));
+        let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let config = Self::builder(pem)?.with_client_auth_cert(chain, key);
+        Ok(Self::of(config.map_err(TlsSetupError::Key)?))
+    }
+
+    fn builder(pem: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsSetupError> {
         let mut roots = RootCertStore::empty();
         for der in CertificateDer::pem_slice_iter(pem.as_bytes()) {
             let der = der.map_err(|_| TlsSetupError::Roots)?;
@@ -185,13 +205,15 @@ impl Client {
         if roots.is_empty() {
             return Err(TlsSetupError::Roots);
         }
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(TlsSetupError::Settings)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .map_err(TlsSetupError::Settings)?;
+        Ok(builder.with_root_certificates(roots))
+    }
+
+    fn of(mut config: ClientConfig) -> Self {
         config.resumption = Resumption::in_memory_sessions(RESUMPTIONS_MAX);
-        Ok(Self(Arc::new(config)))
+        Self(Arc::new(config))
     }
 
     /// Does the handshake with a server that must prove to be `name`.

@@ -1,5 +1,6 @@
 //! The world of a real process: the operating system's clocks and randomness, tokio's tasks.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
@@ -47,17 +48,27 @@ impl Spawner for SystemSpawner {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                loop {
-                    match worker.turn(clock.now()) {
-                        Turn::Again => {}
-                        Turn::Idle => thread::park(),
-                        Turn::Until(tick) => sleep_until(tick, clock.as_ref()),
-                        Turn::Finished => return,
-                    }
+                let turns = AssertUnwindSafe(|| run(worker.as_mut(), clock.as_ref()));
+                if catch_unwind(turns).is_err() {
+                    // A worker owns a file; after a broken invariant only a restart that
+                    // recovers from disk is safe.
+                    tracing::error!(worker = name, "worker panicked, the process aborts");
+                    std::process::abort();
                 }
             })
             .expect("a process that cannot start its worker threads cannot run");
         Waker::from(Arc::new(Unpark(thread.thread().clone())))
+    }
+}
+
+fn run(worker: &mut dyn Worker, clock: &dyn Clock) {
+    loop {
+        match worker.turn(clock.now()) {
+            Turn::Again => {}
+            Turn::Idle => thread::park(),
+            Turn::Until(tick) => sleep_until(tick, clock),
+            Turn::Finished => return,
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn renewal(now: Now, end: WallTime, chance: u64) -> Tick {
     let life = end.since(now.wall);
     let margin = (life / 5).min(MARGIN_MAX);
     let early = share(margin / 4, chance);
-    now.tick.after((life - margin).saturating_sub(early).max(RENEWAL_MIN))
+    now.tick.after(life.saturating_sub(margin + early).max(RENEWAL_MIN))
 }
 
 /// A part of `span` by chance.

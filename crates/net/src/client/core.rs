@@ -253,7 +253,9 @@ impl Core {
                 granted.iter().for_each(|one| self.granted.insert(one.clone()));
             }
             (Ok(_), Some(DeviceRequest::Unsubscribe(filters))) => {
-                filters.iter().for_each(|filter| self.granted.remove(filter));
+                for filter in filters {
+                    self.granted.remove(filter);
+                }
             }
             _ => {}
         }
@@ -419,19 +421,13 @@ impl Answers for Waiting {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Answer, Refusal>>> {
         let mut slots = lock(&self.0);
         let at = slots.next;
-        match slots.answers.get_mut(at) {
-            None => Poll::Ready(None),
-            Some(place) => match place.take() {
-                Some(answer) => {
-                    slots.next += 1;
-                    Poll::Ready(Some(answer))
-                }
-                None => {
-                    slots.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            },
+        let Some(place) = slots.answers.get_mut(at) else { return Poll::Ready(None) };
+        if let Some(answer) = place.take() {
+            slots.next += 1;
+            return Poll::Ready(Some(answer));
         }
+        slots.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

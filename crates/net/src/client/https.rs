@@ -41,27 +41,32 @@ impl DeviceSession for HttpsSession {
     }
 
     fn submit(&self, batch: Batch, deadline: Tick) -> Result<Completion, Full> {
+        if !self.modules.has_room(&batch) {
+            return Err(Full(batch));
+        }
         let (completion, slots) = slots(batch.0.len());
         for (request, slot) in batch.0.into_iter().zip(slots) {
-            match request {
+            let refusal = match request {
                 _ if self.closed.load(Ordering::Relaxed) => {
-                    slot.fill(Err(Refusal::new(RefusalKind::Unavailable, "the session is closed")))
+                    Refusal::new(RefusalKind::Unavailable, "the session is closed")
                 }
                 DeviceRequest::Modules(operation) => {
                     let aside = Aside { operation, slot };
                     Modules::start(&self.modules, &self.world, aside, deadline);
+                    continue;
                 }
-                _ => slot.fill(Err(Refusal::new(
+                _ => Refusal::new(
                     RefusalKind::InvalidRequest,
                     "this session works on module identities only",
-                ))),
-            }
+                ),
+            };
+            slot.fill(Err(refusal));
         }
         Ok(completion)
     }
 
-    fn poll_ready(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.modules.poll_ready(cx)
     }
 
     fn poll_event(&self, _: &mut Context<'_>, _: Credit) -> Poll<DeviceEvent> {

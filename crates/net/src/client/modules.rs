@@ -1,6 +1,7 @@
 //! Module identities over HTTPS, with the device's own token.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use api::error::{ERROR_CODE_HEADER, ErrorBody};
@@ -12,7 +13,7 @@ use model::id::{DeviceId, ModuleName};
 use model::refusal::{Refusal, RefusalKind};
 use model::secret::Secret;
 use model::time::Tick;
-use model::waist::{Answer, Claim, ModuleIdentity, ModuleOperation};
+use model::waist::{Answer, Batch, Claim, DeviceRequest, ModuleIdentity, ModuleOperation};
 use model::world::World;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::from_slice;
@@ -20,6 +21,8 @@ use serde_json::from_slice;
 use super::core::Aside;
 use crate::http_client::{HttpClient, HttpClientError, read_whole};
 
+/// Most operations under way at once.
+const OPERATIONS_MAX: usize = 16;
 /// Longest wait for one answer.
 const PATIENCE_MAX: Duration = Duration::from_mins(1);
 /// What a path segment keeps as it is (RFC 3986, unreserved).
@@ -30,11 +33,20 @@ pub(super) struct Modules {
     host: Box<str>,
     device: DeviceId,
     token: Mutex<Option<Secret>>,
+    running: Mutex<Running>,
+}
+
+/// How many operations are under way, and who waits for that to change.
+#[derive(Default)]
+struct Running {
+    count: usize,
+    room: Option<Waker>,
 }
 
 impl Modules {
     pub(super) fn new(http: HttpClient, host: Box<str>, device: DeviceId) -> Self {
-        Self { http, host, device, token: Mutex::new(None) }
+        let (token, running) = (Mutex::new(None), Mutex::default());
+        Self { http, host, device, token, running }
     }
 
     /// Requests from now on carry this claim's token.
@@ -49,10 +61,35 @@ impl Modules {
     pub(super) fn start(modules: &Arc<Self>, world: &World, aside: Aside, deadline: Tick) {
         let modules = Arc::clone(modules);
         let patience = deadline.since(world.now().tick).min(PATIENCE_MAX);
+        modules.running().count += 1;
         world.spawn(async move {
             let Aside { operation, slot } = aside;
             slot.fill(modules.run(operation, patience).await);
+            let mut running = modules.running();
+            running.count -= 1;
+            running.room.take().into_iter().for_each(Waker::wake);
         });
+    }
+
+    /// Ready when nothing is under way, so that whatever was refused fits.
+    pub(super) fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut running = self.running();
+        if running.count == 0 {
+            return Poll::Ready(());
+        }
+        running.room = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether `batch` fits: all of it, or as the only one.
+    pub(super) fn has_room(&self, batch: &Batch) -> bool {
+        let wanted = batch.0.iter().filter(|one| matches!(one, DeviceRequest::Modules(_))).count();
+        let count = self.running().count;
+        wanted == 0 || count == 0 || count + wanted <= OPERATIONS_MAX
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run(&self, operation: ModuleOperation, patience: Duration) -> Result<Answer, Refusal> {

@@ -1,7 +1,8 @@
 //! The handle of a client session.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use model::id::IdentityId;
 use model::refusal::{Refusal, RefusalKind};
@@ -36,11 +37,13 @@ pub(super) struct ClientSession {
     identity: IdentityId,
     epoch: Epoch,
     shared: Arc<Shared>,
+    /// The last batch was refused because of its module operations.
+    waits_for_modules: AtomicBool,
 }
 
 impl ClientSession {
     pub(super) fn new(identity: IdentityId, epoch: Epoch, shared: Arc<Shared>) -> Self {
-        Self { identity, epoch, shared }
+        Self { identity, epoch, shared, waits_for_modules: AtomicBool::new(false) }
     }
 }
 
@@ -54,6 +57,10 @@ impl DeviceSession for ClientSession {
     }
 
     fn submit(&self, batch: Batch, deadline: Tick) -> Result<Completion, Full> {
+        if self.shared.modules.as_ref().is_some_and(|modules| !modules.has_room(&batch)) {
+            self.waits_for_modules.store(true, Ordering::Relaxed);
+            return Err(Full(batch));
+        }
         let now = self.shared.world.now().tick;
         let (completion, asides) = self.shared.lock().submit(now, batch, deadline)?;
         for aside in asides {
@@ -69,6 +76,12 @@ impl DeviceSession for ClientSession {
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waits_for_modules.load(Ordering::Relaxed)
+            && let Some(modules) = &self.shared.modules
+        {
+            ready!(modules.poll_ready(cx));
+            self.waits_for_modules.store(false, Ordering::Relaxed);
+        }
         self.shared.lock().poll_ready(cx)
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,18 +19,21 @@ use model::waist::{
 };
 use model::world::Boxed;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 use tokio::time::Sleep;
 use tracing::{debug, info};
 use wire::mqtt::server::{Connect, Ending, Session, Step};
 
-use super::{Shared, told};
+use super::{Counts, Shared};
+use crate::gate::{Phase, Seat};
 use crate::network::ByteStream;
 
 /// The scratch buffer of a thread, in bytes: what one read can yield.
 const READ_BYTES: usize = 64 * 1024;
 /// How long a request may take before its answer is "unknown".
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+/// Bytes of requests without answers on one listener. Beyond it a connection is read only while
+/// it has nothing unanswered, so one read each may come on top.
+const UNANSWERED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Reads in a row before other connections of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
 /// A peer that does not read its last bytes is cut after this.
@@ -42,56 +45,45 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Serves one connection to its end.
-pub(super) async fn run(stream: Box<dyn ByteStream>, chain: Option<Arc<[Bytes]>>, shared: Shared) {
-    let now = shared.world.now().tick;
-    let stopped = shared.stopped.clone();
-    let mut connection = Connection {
-        stream,
-        chain,
-        shared,
-        wire: Session::new(now),
-        session: None,
-        opening: None,
-        waiting: VecDeque::new(),
-        pending: None,
-        timer: None,
-        valid_until: None,
-        ending: None,
-    };
-    let ending = {
-        let mut stop = Box::pin(stop(stopped));
-        let mut stopping = false;
-        poll_fn(|cx| {
-            if !stopping && stop.as_mut().poll(cx).is_ready() {
-                stopping = true;
-                connection.wire.handle_event(DeviceEvent::Closed(CloseReason::ShuttingDown));
-            }
-            connection.poll(cx)
-        })
-        .await
-    };
-    connection.finish(&ending).await;
-}
-
-async fn stop(mut stopped: watch::Receiver<bool>) {
-    told(&mut stopped).await;
-}
-
-struct Connection {
+/// One connection, to its end.
+pub(super) struct Connection {
     stream: Box<dyn ByteStream>,
     chain: Option<Arc<[Bytes]>>,
-    shared: Shared,
+    shared: Arc<Shared>,
     wire: Session,
     session: Option<Arc<dyn DeviceSession>>,
     opening: Option<Boxed<'static, Result<Opened, Refusal>>>,
-    /// Answers awaited, oldest first.
-    waiting: VecDeque<Completion>,
+    /// Answers awaited, oldest first, and what their requests weigh.
+    waiting: VecDeque<(Completion, Charge)>,
+    /// Bytes read since the last batch.
+    read_bytes: usize,
     /// A batch that found no room; the socket is not read meanwhile.
     pending: Option<Batch>,
     timer: Option<Pin<Box<Sleep>>>,
     valid_until: Option<WallTime>,
     ending: Option<Ending>,
+    /// The loop has ended; only the last bytes are still to be written.
+    closing: bool,
+    seat: Seat,
+}
+
+/// Bytes of unanswered requests in the budget of the listener; taken out when dropped.
+struct Charge {
+    counts: Arc<Counts>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn new(counts: &Arc<Counts>, bytes: usize) -> Self {
+        counts.unanswered_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { counts: Arc::clone(counts), bytes }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.counts.unanswered_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Why the loop ended.
@@ -101,8 +93,32 @@ enum End {
 }
 
 impl Connection {
+    pub(super) fn new(
+        stream: Box<dyn ByteStream>,
+        chain: Option<Arc<[Bytes]>>,
+        shared: Arc<Shared>,
+        seat: Seat,
+    ) -> Self {
+        Self {
+            stream,
+            chain,
+            wire: Session::new(shared.world.now().tick),
+            shared,
+            session: None,
+            opening: None,
+            waiting: VecDeque::new(),
+            read_bytes: 0,
+            pending: None,
+            timer: None,
+            valid_until: None,
+            ending: None,
+            closing: false,
+            seat,
+        }
+    }
+
     /// Goes on until nothing more can be done now.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut reads = 0;
         loop {
             self.poll_opening(cx);
@@ -138,7 +154,10 @@ impl Connection {
     }
 
     fn wants_bytes(&self) -> bool {
-        self.pending.is_none() && self.wire.wants_bytes()
+        // Over the budget, only who has nothing unanswered is read; our own answers wake us.
+        let used = self.shared.counts.unanswered_bytes.load(Ordering::Relaxed);
+        let affordable = used < UNANSWERED_BYTES_MAX || self.waiting.is_empty();
+        self.pending.is_none() && affordable && self.wire.wants_bytes()
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -147,6 +166,7 @@ impl Connection {
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let bytes = buffer.filled();
             if !bytes.is_empty() {
+                self.read_bytes += bytes.len();
                 self.wire.handle_bytes(self.shared.world.now().tick, bytes);
             }
             Poll::Ready(Ok(bytes.len()))
@@ -187,7 +207,7 @@ impl Connection {
 
     fn poll_answers(&mut self, cx: &mut Context<'_>) {
         while let Some(first) = self.waiting.front_mut() {
-            match first.poll_next(cx) {
+            match first.0.poll_next(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Some(answer)) => {
                     self.wire.handle_answer(self.shared.world.now(), answer);
@@ -254,7 +274,10 @@ impl Connection {
             self.shared.counts.subscribes.fetch_add(count, Ordering::Relaxed);
         }
         match session.submit(batch, self.deadline()) {
-            Ok(completion) => self.waiting.push_back(completion),
+            Ok(completion) => {
+                let bytes = std::mem::take(&mut self.read_bytes);
+                self.waiting.push_back((completion, Charge::new(&self.shared.counts, bytes)));
+            }
             Err(Full(batch)) => self.pending = Some(batch),
         }
     }
@@ -293,21 +316,65 @@ impl Connection {
         }
     }
 
-    /// Writes the last bytes if the peer reads them, and gives the session back.
-    async fn finish(mut self, end: &End) {
-        if let End::Told(ending) = end {
-            debug!(?ending, "mqtt connection ends");
-            let flush = poll_fn(|cx| {
-                ready!(self.poll_write(cx))?;
-                Pin::new(&mut self.stream).poll_shutdown(cx)
-            });
-            // The peer may be gone or deaf; either way we are done.
-            tokio::time::timeout(FLUSH_TIMEOUT, flush).await.ok();
-        } else if let End::Broken(Some(error)) = end {
-            debug!(%error, "mqtt connection broke");
+    /// Gives the session back; whether last bytes are to be written.
+    fn end(&mut self, end: &End) -> bool {
+        match end {
+            End::Told(ending) => debug!(?ending, "mqtt connection ends"),
+            End::Broken(Some(error)) => debug!(%error, "mqtt connection broke"),
+            End::Broken(None) => debug!("mqtt connection was closed by the peer"),
         }
+        self.leave();
+        matches!(end, End::Told(_))
+    }
+
+    /// Ends the session at the waist; what it had accepted is finished there.
+    fn leave(&mut self) {
         if let Some(session) = self.session.take() {
             session.close(self.wire.leave());
         }
+        self.waiting = VecDeque::new();
+        self.pending = None;
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        match this.seat.poll_phase(cx) {
+            Phase::Open => {}
+            // Only the first of these is heard by the session.
+            Phase::Draining => {
+                this.wire.handle_event(DeviceEvent::Closed(CloseReason::ShuttingDown));
+            }
+            Phase::Cut => return Poll::Ready(()),
+        }
+        if !this.closing {
+            let end = ready!(this.poll_all(cx));
+            if !this.end(&end) {
+                return Poll::Ready(());
+            }
+            this.closing = true;
+            this.timer = Some(Box::pin(tokio::time::sleep(FLUSH_TIMEOUT)));
+        }
+        match this.poll_write(cx) {
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Ready(Ok(())) => {
+                // The peer may be gone or deaf; either way we are done.
+                if Pin::new(&mut this.stream).poll_shutdown(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending => {}
+        }
+        this.timer.as_mut().map_or(Poll::Ready(()), |timer| timer.as_mut().poll(cx))
+    }
+}
+
+impl Drop for Connection {
+    /// However the connection ended, the session hears of it.
+    fn drop(&mut self) {
+        self.leave();
     }
 }

@@ -71,6 +71,15 @@ pub(super) async fn handshake<M: Machine + 'static>(
     io: Box<dyn ByteStream>,
     machine: M,
 ) -> io::Result<Secured> {
+    let stream = shake(io, machine).await?;
+    let client_chain =
+        stream.machine.common().peer_certificates().map(|chain| {
+            chain.iter().map(|der| Bytes::copy_from_slice(der)).collect::<Arc<[Bytes]>>()
+        });
+    Ok(Secured { stream: Box::new(stream), client_chain })
+}
+
+async fn shake<M: Machine>(io: Box<dyn ByteStream>, machine: M) -> io::Result<TlsStream<M>> {
     let mut stream = TlsStream::new(io, machine);
     let outcome = poll_fn(|cx| stream.poll_handshake(cx)).await;
     if let Err(error) = outcome {
@@ -78,11 +87,7 @@ pub(super) async fn handshake<M: Machine + 'static>(
         poll_fn(|cx| Poll::Ready(stream.poll_out(cx).is_ready())).await;
         return Err(broken(error));
     }
-    let client_chain =
-        stream.machine.common().peer_certificates().map(|chain| {
-            chain.iter().map(|der| Bytes::copy_from_slice(der)).collect::<Arc<[Bytes]>>()
-        });
-    Ok(Secured { stream: Box::new(stream), client_chain })
+    Ok(stream)
 }
 
 /// Why the stream fails.
@@ -111,6 +116,8 @@ struct TlsStream<M> {
     ended: bool,
     /// We said goodbye.
     closed: bool,
+    /// The machine failed; it is not asked again.
+    failed: bool,
 }
 
 impl<M: Machine> TlsStream<M> {
@@ -125,6 +132,7 @@ impl<M: Machine> TlsStream<M> {
             written: 0,
             ended: false,
             closed: false,
+            failed: false,
         }
     }
 
@@ -150,6 +158,9 @@ impl<M: Machine> TlsStream<M> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<Result<(), TlsError>> {
+        if self.failed {
+            return Poll::Ready(Err(gone().into()));
+        }
         with_cipher(|scratch| {
             let held = self.carry.len();
             let room = scratch.get_mut(held..).unwrap_or_default();
@@ -170,6 +181,7 @@ impl<M: Machine> TlsStream<M> {
             let take = |payload: &[u8]| deliver(payload, into, plain);
             let digested = digest(&mut self.machine, incoming, &mut self.out, take, |_, _| Ok(()));
             self.ended |= digested.ended;
+            self.failed = digested.outcome.is_err();
             self.carry = incoming.get(digested.used..).unwrap_or_default().to_vec();
             Poll::Ready(digested.outcome.map_err(TlsError::from))
         })
@@ -180,10 +192,14 @@ impl<M: Machine> TlsStream<M> {
         &mut self,
         ready: impl FnMut(&mut WriteTraffic<'_, M::Data>, &mut Vec<u8>) -> Result<(), RustlsError>,
     ) -> Result<(), RustlsError> {
+        if self.failed {
+            return Err(gone());
+        }
         let plain = &mut self.plain;
         let take = |payload: &[u8]| plain.extend_from_slice(payload);
         let digested = digest(&mut self.machine, &mut self.carry, &mut self.out, take, ready);
         self.ended |= digested.ended;
+        self.failed = digested.outcome.is_err();
         drop(self.carry.drain(..digested.used.min(self.carry.len())));
         digested.outcome
     }
@@ -283,9 +299,12 @@ fn digest<M: Machine>(
     }
 }
 
-/// After a failure the machine may still hold the alert that explains it.
+/// After a failure the machine may still hold the alert that explains it. It must not be asked
+/// beyond that: it would look at the same bytes again.
 fn collect_alerts<M: Machine>(machine: &mut M, rest: &mut [u8], out: &mut Vec<u8>) {
-    while let Ok(ConnectionState::EncodeTlsData(chunk)) = machine.process(rest).state {
+    while machine.common().wants_write() {
+        let state = machine.process(rest).state;
+        let Ok(ConnectionState::EncodeTlsData(chunk)) = state else { return };
         if encode(chunk, out).is_err() {
             return;
         }
@@ -339,10 +358,14 @@ fn grow(
     count.map(drop)
 }
 
+fn gone() -> RustlsError {
+    RustlsError::General("the stream has failed before".into())
+}
+
 fn broken(error: TlsError) -> io::Error {
     match error {
         TlsError::Io(error) => error,
-        error => io::Error::new(io::ErrorKind::InvalidData, error),
+        error @ TlsError::Rustls(_) => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }
 
@@ -409,12 +432,14 @@ impl<M: Machine> AsyncWrite for TlsStream<M> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.closed {
+        if !this.closed && !this.failed {
             this.closed = true;
-            this.digest_carry(|traffic, out| say_goodbye(traffic, out))
-                .map_err(|error| broken(error.into()))?;
+            this.digest_carry(say_goodbye).map_err(|error| broken(error.into()))?;
         }
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

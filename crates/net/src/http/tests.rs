@@ -1,0 +1,107 @@
+use axum::Extension;
+use axum::routing::{get, post};
+use credentials::certificate::{Authority, Validity, client_verifier};
+use http_body_util::{BodyExt, Full};
+use model::time::WallTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::http_client::{HttpClient, read_whole};
+use crate::network::{Address, Network, SystemNetwork};
+use crate::testbed::{Pipes, world};
+use crate::tls::{Client, Server, ServerCertificate};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn ask(path: &str) -> Request<Full<Bytes>> {
+    Request::get(path).header("host", "hub.test").body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn a_router_answers_over_tls_and_sees_the_certificate_of_the_client() {
+    let now = WallTime::parse_rfc3339("2025-01-01T00:00:00Z").unwrap();
+    let validity = Validity { now, life: Duration::from_hours(24 * 365 * 50), serial: 1 };
+    let authority = Authority::generate("root", validity).unwrap();
+    let own = authority.issue_server("localhost", &["localhost"], validity).unwrap();
+    let device = authority.issue_client("d1", &[], validity).unwrap();
+    let certificate = ServerCertificate::new(&own.chain, &own.key_der).unwrap();
+    let tls = Server::new(certificate, client_verifier()).unwrap();
+    let router = Router::new().route(
+        "/leaf",
+        get(async |Extension(ClientChain(chain)): Extension<ClientChain>| chain[0].clone()),
+    );
+    let world = crate::world::system(tokio::runtime::Handle::current());
+    let listening = SystemNetwork.listen(&Address::Tcp("127.0.0.1".into(), 0)).await.unwrap();
+    let address = listening.address();
+    let server = HttpServer::start(listening, Some(tls), router, &world);
+    let trust =
+        Client::trusting_and_showing(authority.to_pem(), &device.chain, &device.key_der).unwrap();
+    let tls = Some((trust, "localhost".into()));
+    let client = HttpClient::new(Arc::new(SystemNetwork), world, address, tls);
+    let answer = client.send(ask("/leaf"), PATIENCE).await.unwrap();
+    assert_eq!(read_whole(answer.into_body(), PATIENCE).await.unwrap(), device.chain[0]);
+    server.shut_down(PATIENCE).await;
+}
+
+async fn serve_in_memory(router: Router) -> (Arc<Pipes>, HttpServer, Address) {
+    let (pipes, address) = (Arc::new(Pipes::default()), Address::Memory("api".into()));
+    let listening = pipes.listen(&address).await.unwrap();
+    let server = HttpServer::start(listening, None, router, &world());
+    (pipes, server, address)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_over_the_limit_fails_and_the_next_request_does_not() {
+    let router = Router::new().route(
+        "/",
+        post(async |body: Body| match body.collect().await {
+            Ok(whole) => whole.to_bytes().len().to_string(),
+            Err(_) => "too long".into(),
+        }),
+    );
+    let (pipes, _server, address) = serve_in_memory(router).await;
+    let client = HttpClient::new(pipes, world(), address, None);
+    for (len, expected) in [(BODY_BYTES_MAX, "4194304"), (BODY_BYTES_MAX + 1, "too long")] {
+        let body = Full::from(vec![b'x'; len]);
+        let request = Request::post("/").header("host", "x").body(body).unwrap();
+        let answer = client.send(request, PATIENCE).await.unwrap();
+        assert_eq!(read_whole(answer.into_body(), PATIENCE).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_finishes_its_head_is_closed() {
+    let (pipes, _server, address) = serve_in_memory(Router::new()).await;
+    let mut stream = pipes.dial(&address).await.unwrap().stream;
+    stream.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(2 * HEADER_TIMEOUT, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the server waits for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_stream_arrives_piece_by_piece_and_is_cut_at_shutdown() {
+    let (pieces, stream) = tokio::sync::mpsc::channel::<Bytes>(4);
+    let stream = Arc::new(std::sync::Mutex::new(Some(stream)));
+    let router = Router::new().route(
+        "/",
+        get(async move || {
+            let receiver = stream.lock().unwrap().take().unwrap();
+            let next = |mut receiver: tokio::sync::mpsc::Receiver<Bytes>| async move {
+                let piece = receiver.recv().await?;
+                Some((Ok::<_, io::Error>(piece), receiver))
+            };
+            Body::from_stream(futures_util::stream::unfold(receiver, next))
+        }),
+    );
+    let (pipes, server, address) = serve_in_memory(router).await;
+    let client = HttpClient::new(pipes, world(), address, None);
+    let mut body = client.send(ask("/"), PATIENCE).await.unwrap().into_body();
+    for piece in ["one", "two"] {
+        pieces.send(piece.into()).await.unwrap();
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), piece);
+    }
+    server.shut_down(Duration::from_secs(1)).await;
+    assert!(body.frame().await.is_none_or(|frame| frame.is_err()));
+}

@@ -1,0 +1,303 @@
+use bytes::{Buf, BytesMut};
+use model::method::{MethodCallId, MethodRequest};
+use model::time::Tick;
+use model::twin::{TwinPatch, Version};
+use model::waist::{DeviceEvent, Leave};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wire::mqtt::packet::{self, Frame, Packet, PacketId, Publish, Qos};
+
+use super::*;
+use crate::network::{Address, ByteStream, Network};
+use crate::testbed::{Cloud, Pipes, until, world};
+
+struct Bench {
+    cloud: Cloud,
+    pipes: Pipes,
+    server: MqttServer,
+    hub: Address,
+}
+
+async fn bench() -> Bench {
+    let (cloud, pipes, hub) = (Cloud::new(), Pipes::default(), Address::Memory("hub".into()));
+    let incoming = pipes.listen(&hub).await.unwrap();
+    let server = MqttServer::start(incoming, None, Arc::new(cloud.clone()), &world());
+    Bench { cloud, pipes, server, hub }
+}
+
+impl Bench {
+    async fn dial(&self) -> Raw {
+        let stream = self.pipes.dial(&self.hub).await.unwrap().stream;
+        Raw { stream, bytes: BytesMut::new() }
+    }
+
+    /// A client whose CONNECT was accepted.
+    async fn connect(&self) -> Raw {
+        let mut raw = self.dial().await;
+        raw.send(&[connect(b"good")]).await;
+        assert_eq!(raw.next().await, "ConnAck { session_present: false, code: 0 }");
+        raw
+    }
+}
+
+/// A client that speaks packets.
+struct Raw {
+    stream: Box<dyn ByteStream>,
+    bytes: BytesMut,
+}
+
+impl Raw {
+    async fn send(&mut self, packets: &[Packet<'_>]) {
+        let mut out = BytesMut::new();
+        packets.iter().for_each(|one| packet::encode(one, &mut out));
+        self.stream.write_all(&out).await.unwrap();
+    }
+
+    /// The next packet as text; `end` when the server has closed.
+    async fn next(&mut self) -> String {
+        loop {
+            if let Frame::Whole { packet, len } = packet::decode(&self.bytes).unwrap() {
+                let text = format!("{packet:?}");
+                self.bytes.advance(len);
+                return text;
+            }
+            match self.stream.read_buf(&mut self.bytes).await {
+                Ok(0) | Err(_) => return "end".into(),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn connect(token: &[u8]) -> Packet<'_> {
+    Packet::Connect(packet::Connect {
+        client_id: "d",
+        clean: false,
+        keep_alive: 60,
+        will: None,
+        user_name: Some("hub/d/?api-version=1"),
+        password: Some(token),
+    })
+}
+
+fn publish(id: u16) -> Packet<'static> {
+    Packet::Publish(Publish {
+        topic: "devices/d/messages/events/",
+        body: b"0123456789",
+        qos: Qos::AtLeastOnce,
+        id: PacketId::new(id),
+        dup: false,
+        retain: false,
+    })
+}
+
+fn acknowledged(id: u16) -> String {
+    format!("{:?}", Packet::PubAck(PacketId::new(id).unwrap()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_read_is_one_batch_and_one_commit_is_one_write() {
+    let bench = bench().await;
+    let mut raw = bench.connect().await;
+    bench.cloud.hold(100);
+    raw.send(&[publish(1), publish(2), publish(3)]).await;
+    until(|| bench.cloud.held() == 3).await;
+    assert_eq!(bench.cloud.batches(), [3]);
+    bench.cloud.release();
+    let count = raw.stream.read_buf(&mut raw.bytes).await.unwrap();
+    assert_eq!(count, 3 * 4, "three PUBACKs of four bytes in one read");
+    for id in 1..=3 {
+        assert_eq!(raw.next().await, acknowledged(id));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_the_socket_is_not_read_and_nothing_is_lost() {
+    let bench = bench().await;
+    let raw = bench.connect().await;
+    bench.cloud.hold(2);
+    let (mut reader, mut writer) = tokio::io::split(raw.stream);
+    let sending = tokio::spawn(async move {
+        for id in 1..=2000 {
+            let mut out = BytesMut::new();
+            packet::encode(&publish(id), &mut out);
+            writer.write_all(&out).await.unwrap();
+        }
+        writer
+    });
+    until(|| bench.cloud.held() >= 2).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!sending.is_finished(), "the client is held back");
+    assert!(bench.cloud.held() < 300, "{} were taken without room", bench.cloud.held());
+    bench.cloud.release();
+    let mut bytes = BytesMut::new();
+    for id in 1..=2000 {
+        while bytes.len() < 4 {
+            assert_ne!(reader.read_buf(&mut bytes).await.unwrap(), 0);
+        }
+        let Frame::Whole { packet, len } = packet::decode(&bytes).unwrap() else { panic!() };
+        assert_eq!(format!("{packet:?}"), acknowledged(id));
+        bytes.advance(len);
+    }
+    assert_eq!(bench.cloud.bodies().len(), 2000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_not_read_either() {
+    let bench = bench().await;
+    let Raw { mut stream, .. } = bench.connect().await;
+    let mut out = BytesMut::new();
+    (1..=5000).for_each(|id| packet::encode(&publish(id), &mut out));
+    let mut sent = 0;
+    // Five thousand acknowledgements do not fit the pipe; the server must stop somewhere.
+    for _ in 0..4 {
+        let mut all = Vec::new();
+        (0..20).for_each(|_| all.extend_from_slice(&out));
+        let wrote = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&all)).await;
+        if wrote.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    assert!(sent < 4, "the server swallowed 400,000 publishes without an answer read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_reach_the_client_and_takeover_ends_the_older_connection() {
+    let bench = bench().await;
+    let mut raw = bench.connect().await;
+    let filters = [
+        ("$iothub/methods/POST/#", Qos::AtMostOnce),
+        ("$iothub/twin/PATCH/properties/desired/#", Qos::AtMostOnce),
+    ];
+    raw.send(&[Packet::Subscribe { id: PacketId::new(9).unwrap(), filters: filters.to_vec() }])
+        .await;
+    assert!(raw.next().await.starts_with("SubAck"));
+    assert_eq!(bench.server.subscribes(), 1);
+    let request = MethodRequest {
+        name: "go".into(),
+        payload: "1".into(),
+        response_timeout: Duration::from_secs(9),
+        connect_timeout: Duration::ZERO,
+    };
+    let call = MethodCallId(0x1f);
+    bench.cloud.push("d", DeviceEvent::Method { call, request, deadline: Tick::NEVER });
+    let method = raw.next().await;
+    assert!(method.contains("$iothub/methods/POST/go/?$rid=1f"), "{method}");
+    let patch = TwinPatch(serde_json::from_str(r#"{"a":null}"#).unwrap());
+    bench.cloud.push("d", DeviceEvent::Desired { patch, version: Version(7) });
+    let desired = raw.next().await;
+    assert!(desired.contains("desired/?$version=7"), "{desired}");
+
+    let mut newer = bench.dial().await;
+    newer.send(&[connect(b"good")]).await;
+    assert_eq!(newer.next().await, "ConnAck { session_present: true, code: 0 }");
+    assert_eq!(raw.next().await, "end");
+    newer.send(&[publish(1)]).await;
+    assert_eq!(newer.next().await, acknowledged(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_waist_hears_how_a_client_left() {
+    let bench = bench().await;
+    let mut polite = bench.connect().await;
+    polite.send(&[publish(1), Packet::Disconnect]).await;
+    until(|| !bench.cloud.leaves().is_empty()).await;
+    assert_eq!(bench.cloud.leaves(), [Leave::Asked]);
+    assert_eq!(bench.cloud.bodies().len(), 1, "what came before the goodbye counts");
+
+    let mut raw = bench.dial().await;
+    raw.send(&[connect(b"good")]).await;
+    assert!(raw.next().await.starts_with("ConnAck"));
+    bench.pipes.cut();
+    until(|| bench.cloud.leaves().len() == 2).await;
+    assert_eq!(bench.cloud.leaves()[1], Leave::Lost { will: None });
+    until(|| bench.server.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_tokens_silence_and_expiry_end_a_connection() {
+    let bench = bench().await;
+    let mut wrong = bench.dial().await;
+    wrong.send(&[connect(b"bad")]).await;
+    assert_eq!(wrong.next().await, "ConnAck { session_present: false, code: 5 }");
+    assert_eq!(wrong.next().await, "end");
+
+    // No CONNECT at all.
+    assert_eq!(bench.dial().await.next().await, "end");
+
+    // A CONNECT, and then nothing for one and a half keep-alives.
+    let world = world();
+    let mut quiet = bench.connect().await;
+    let start = world.now().tick;
+    assert_eq!(quiet.next().await, "end");
+    let span = world.now().tick.since(start);
+    assert!(span >= Duration::from_secs(90) && span < Duration::from_secs(100), "{span:?}");
+
+    // A claim that holds until an hour after the bench's start.
+    bench.cloud.live_for(Duration::from_hours(1));
+    let mut raw = bench.dial().await;
+    raw.send(&[connect(b"good")]).await;
+    assert!(raw.next().await.starts_with("ConnAck"));
+    let start = world.now().tick;
+    loop {
+        raw.send(&[Packet::PingReq]).await;
+        if raw.next().await == "end" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(900)).await;
+    }
+    let span = world.now().tick.since(start);
+    assert!(span > Duration::from_mins(57) && span < Duration::from_mins(62), "{span:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_closes_every_connection_and_cuts_none_short() {
+    let bench = bench().await;
+    let mut raw = bench.connect().await;
+    raw.send(&[publish(1)]).await;
+    assert_eq!(raw.next().await, acknowledged(1));
+    let idle = bench.dial().await;
+    until(|| bench.server.open() == 2).await;
+    bench.server.shut_down(Duration::from_secs(60)).await;
+    assert_eq!(raw.next().await, "end");
+    assert_eq!(bench.server.open(), 0);
+    drop(idle);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_a_small_future() {
+    let bench = bench().await;
+    let connected = bench.pipes.dial(&bench.hub).await.unwrap();
+    let (api, counts) = (Arc::new(bench.cloud.clone()), Arc::new(Counts::default()));
+    let shared = Arc::new(Shared { tls: None, api, world: world(), counts });
+    let seat = Gate::seat(&Arc::new(Gate::new(1))).unwrap();
+    let size = size_of_val(&serve(connected, shared, seat)) + size_of::<Connection>();
+    assert!(size < 1024, "the future of a connection has {size} bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deaf_connection_is_cut_when_patience_ends_and_a_dropped_server_cuts_at_once() {
+    let bench = bench().await;
+    let raw = bench.connect().await;
+    bench.cloud.hold(100);
+    // Ten thousand acknowledgements that nobody reads.
+    let (_reader, mut writer) = tokio::io::split(raw.stream);
+    let sending = tokio::spawn(async move {
+        for id in 1..=10_000 {
+            let mut out = BytesMut::new();
+            packet::encode(&publish(id), &mut out);
+            if writer.write_all(&out).await.is_err() {
+                return;
+            }
+        }
+    });
+    until(|| bench.cloud.held() >= 100).await;
+    bench.server.shut_down(Duration::from_secs(1)).await;
+    assert_eq!(bench.server.open(), 0);
+    until(|| sending.is_finished()).await;
+
+    let bench = self::bench().await;
+    let mut raw = bench.connect().await;
+    drop(bench.server);
+    assert_eq!(raw.next().await, "end");
+}

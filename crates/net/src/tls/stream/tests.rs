@@ -1,0 +1,209 @@
+use std::time::Duration;
+
+use credentials::certificate::{Authority, Issued, Validity, client_verifier};
+use model::time::WallTime;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::tls::{Client, Server, ServerCertificate};
+
+struct Bench {
+    authority: Authority,
+    server: Server,
+}
+
+fn validity() -> Validity {
+    let now = WallTime::parse_rfc3339("2025-01-01T00:00:00Z").unwrap();
+    Validity { now, life: Duration::from_hours(24 * 365 * 50), serial: 1 }
+}
+
+fn bench() -> Bench {
+    let authority = Authority::generate("root", validity()).unwrap();
+    let Issued { chain, key_der, .. } =
+        authority.issue_server("hub.test", &["hub.test"], validity()).unwrap();
+    let certificate = ServerCertificate::new(&chain, &key_der).unwrap();
+    Bench { authority, server: Server::new(certificate, client_verifier()).unwrap() }
+}
+
+/// Handshake over a pipe of `window` bytes.
+async fn pair(bench: &Bench, client: &Client, window: usize) -> (Secured, Box<dyn ByteStream>) {
+    let (near, far) = tokio::io::duplex(window);
+    let (served, dialled) = tokio::join!(
+        bench.server.accept(Box::new(far)),
+        client.connect("hub.test", Box::new(near))
+    );
+    (served.unwrap(), dialled.unwrap())
+}
+
+async fn send_both_ways(mut there: Box<dyn ByteStream>, mut here: Box<dyn ByteStream>) {
+    let body: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let expected = body.clone();
+    let echo = async {
+        let mut buffer = [0; 777];
+        let mut total = 0;
+        while total < 1_000_000 {
+            let count = there.read(&mut buffer).await.unwrap();
+            assert_ne!(count, 0);
+            there.write_all(&buffer[..count]).await.unwrap();
+            total += count;
+        }
+        there.shutdown().await.unwrap();
+    };
+    let (mut reader, mut writer) = tokio::io::split(&mut here);
+    let send = async {
+        writer.write_all(&body).await.unwrap();
+        writer.flush().await.unwrap();
+    };
+    let receive = async {
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected, "what came back is not what was sent");
+    };
+    tokio::join!(echo, send, receive);
+}
+
+#[tokio::test]
+async fn bytes_survive_pipes_of_any_width() {
+    let bench = bench();
+    let client = Client::trusting(bench.authority.to_pem()).unwrap();
+    for window in [1000, 5000, 100_000] {
+        let (served, dialled) = pair(&bench, &client, window).await;
+        assert!(served.client_chain.is_none());
+        send_both_ways(served.stream, dialled).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_reaches_the_server_and_nobody_has_to_show_one() {
+    let bench = bench();
+    let own = bench.authority.issue_client("d1", &[], validity()).unwrap();
+    let client =
+        Client::trusting_and_showing(bench.authority.to_pem(), &own.chain, &own.key_der).unwrap();
+    let (served, dialled) = pair(&bench, &client, 4096).await;
+    assert_eq!(served.client_chain.unwrap()[0], own.chain[0]);
+    send_both_ways(served.stream, dialled).await;
+}
+
+fn client_machine(
+    bench: &Bench,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> (Arc<ClientConfig>, ServerName<'static>) {
+    let mut roots = RootCertStore::empty();
+    roots.add(bench.authority.der().to_vec().into()).unwrap();
+    let config = ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(config), ServerName::try_from("hub.test").unwrap())
+}
+
+/// Connects with both ends visible, and exchanges a byte so that tickets have arrived.
+async fn open_pair(
+    bench: &Bench,
+    config: &Arc<ClientConfig>,
+    name: &ServerName<'static>,
+) -> (TlsStream<UnbufferedServerConnection>, TlsStream<UnbufferedClientConnection>) {
+    let (near, far) = tokio::io::duplex(4096);
+    let server = UnbufferedServerConnection::new(Arc::clone(&bench.server.config)).unwrap();
+    let client = UnbufferedClientConnection::new(Arc::clone(config), name.clone()).unwrap();
+    let (there, here) = tokio::join!(shake(Box::new(far), server), shake(Box::new(near), client));
+    let (mut there, mut here) = (there.unwrap(), here.unwrap());
+    for byte in [b"x", b"y"] {
+        here.write_all(byte).await.unwrap();
+        here.flush().await.unwrap();
+        assert_eq!(there.read_u8().await.unwrap(), byte[0]);
+        there.write_all(byte).await.unwrap();
+        there.flush().await.unwrap();
+        assert_eq!(here.read_u8().await.unwrap(), byte[0]);
+    }
+    (there, here)
+}
+
+#[tokio::test]
+async fn both_versions_work_and_an_idle_stream_holds_no_buffer() {
+    let bench = bench();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (config, name) = client_machine(&bench, &[version]);
+        let (there, here) = open_pair(&bench, &config, &name).await;
+        assert_eq!(there.machine.common().protocol_version(), Some(version.version));
+        let held = |carry: &Vec<u8>, plain: &Vec<u8>, out: &Vec<u8>| {
+            carry.capacity() + plain.capacity() + out.capacity()
+        };
+        assert_eq!(held(&there.carry, &there.plain, &there.out), 0);
+        assert_eq!(held(&here.carry, &here.plain, &here.out), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_returning_client_resumes_by_its_ticket() {
+    let bench = bench();
+    let (config, name) = client_machine(&bench, &[&rustls::version::TLS13]);
+    let (first, _client) = open_pair(&bench, &config, &name).await;
+    assert_eq!(first.machine.common().handshake_kind(), Some(HandshakeKind::Full));
+    let (second, _client) = open_pair(&bench, &config, &name).await;
+    assert_eq!(second.machine.common().handshake_kind(), Some(HandshakeKind::Resumed));
+}
+
+#[tokio::test]
+async fn strangers_are_refused_on_both_sides() {
+    let bench = bench();
+    let stranger = Authority::generate("other", validity()).unwrap();
+    let client = Client::trusting(stranger.to_pem()).unwrap();
+    let (near, far) = tokio::io::duplex(4096);
+    let (served, dialled) = tokio::join!(
+        bench.server.accept(Box::new(far)),
+        client.connect("hub.test", Box::new(near))
+    );
+    assert_eq!(dialled.err().unwrap().kind(), io::ErrorKind::InvalidData);
+    // The server hears why from the alert, not from a broken pipe.
+    assert_eq!(served.err().unwrap().kind(), io::ErrorKind::InvalidData);
+
+    let (mut near, far) = tokio::io::duplex(4096);
+    near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let served = bench.server.accept(Box::new(far)).await;
+    assert_eq!(served.err().unwrap().kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_given_up() {
+    let bench = bench();
+    let (_near, far) = tokio::io::duplex(4096);
+    let waited = tokio::time::timeout(Duration::from_hours(1), bench.server.accept(Box::new(far)));
+    let served = waited.await.unwrap();
+    assert_eq!(served.err().unwrap().kind(), io::ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn a_certificate_is_swapped_under_a_running_listener() {
+    let authority = Authority::generate("root", validity()).unwrap();
+    let old = authority.issue_server("old.test", &["old.test"], validity()).unwrap();
+    let new = authority.issue_server("hub.test", &["hub.test"], validity()).unwrap();
+    let certificate = ServerCertificate::new(&old.chain, &old.key_der).unwrap();
+    let server = Server::new(certificate.clone(), client_verifier()).unwrap();
+    let bench = Bench { authority, server };
+    certificate.replace(&new.chain, &new.key_der).unwrap();
+    let client = Client::trusting(bench.authority.to_pem()).unwrap();
+    let (served, dialled) = pair(&bench, &client, 4096).await;
+    send_both_ways(served.stream, dialled).await;
+}
+
+#[tokio::test]
+async fn a_forged_record_ends_the_stream_for_both_and_panics_nobody() {
+    let bench = bench();
+    let (config, name) = client_machine(&bench, &[&rustls::version::TLS13]);
+    let (mut there, mut here) = open_pair(&bench, &config, &name).await;
+    here.io.write_all(&[0x17, 3, 3, 0, 20]).await.unwrap();
+    here.io.write_all(&[7; 20]).await.unwrap();
+    for _ in 0..2 {
+        let error = there.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+    assert!(there.write_all(b"x").await.is_err());
+    there.shutdown().await.unwrap();
+    // The alert says that the peer found the record forged.
+    assert!(here.read_u8().await.unwrap_err().to_string().contains("TLS"));
+    assert!(here.shutdown().await.is_ok());
+}
