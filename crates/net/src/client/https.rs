@@ -98,7 +98,6 @@ impl DeviceSession for HttpsSession {
 
 /// When a token says it ends; nothing is proven by it.
 fn expiry_of(token: &str) -> Option<WallTime> {
-    let fields = token.split(['&', ' ']);
-    let seconds = fields.filter_map(|field| field.strip_prefix("se=")).next()?;
+    let seconds = token.split(['&', ' ']).find_map(|field| field.strip_prefix("se="))?;
     seconds.parse().ok().map(WallTime::from_unix_seconds)
 }
