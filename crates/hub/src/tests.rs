@@ -1,10 +1,12 @@
 //! The hub as a whole: real tables, a real journal, virtual time.
 
 mod conformance;
+mod disk;
 mod durability;
 mod live;
 mod reference;
 mod service;
+mod threads;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use axum::body::Body;
 use credentials::key::SymmetricKey;
 use credentials::sas::SasToken;
 use http::{Request, StatusCode};
+use journal::disk::Disk;
 use journal::disk::file::FileDisk;
 use model::id::IdentityId;
 use model::secret::Secret;
@@ -37,7 +40,9 @@ pub(crate) struct Machine {
 /// A hub that runs on a simulated host.
 pub(crate) struct Running {
     pub(crate) hub: Hub,
-    pub(crate) host: Host,
+    /// None on real threads.
+    pub(crate) host: Option<Host>,
+    pub(crate) world: World,
     pub(crate) api: Arc<dyn DeviceApi>,
     pub(crate) service: Router,
 }
@@ -60,13 +65,22 @@ impl Machine {
     }
 
     pub(crate) fn start_with(&self, seed: u64, change: impl FnOnce(&mut Settings)) -> Running {
+        let disk = Arc::new(FileDisk::open(self.path().join("telemetry")).unwrap());
+        self.start_on(seed, disk, change)
+    }
+
+    pub(crate) fn start_on(
+        &self,
+        seed: u64,
+        disk: Arc<dyn Disk>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Running {
         let host = Host::new(seed);
         let mut settings = Settings::new(self.path(), NAME);
         change(&mut settings);
-        let disk = Arc::new(FileDisk::open(self.path().join("telemetry")).unwrap());
         let hub = Hub::open(settings, host.world(), disk).unwrap();
         let (api, service) = (hub.device_api(), hub.service());
-        Running { hub, host, api, service }
+        Running { hub, world: host.world(), host: Some(host), api, service }
     }
 }
 
@@ -93,13 +107,13 @@ pub(crate) fn resource(identity: &IdentityId) -> String {
 impl Running {
     /// The power goes.
     pub(crate) async fn kill(self) {
-        self.host.kill();
+        self.host.unwrap().kill();
         // Aborted tasks are dropped when the runtime comes to them.
         Host::sleep(Duration::from_millis(1)).await;
     }
 
     pub(crate) fn world(&self) -> World {
-        self.host.world()
+        self.world.clone()
     }
 
     /// Calls the service as `policy`; an empty answer reads as null.
