@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::answers::{BatchAnswers, Source};
 use super::shell::{HubSession, Permit, Shared};
+use crate::access::refused;
 use crate::registry::{Auth, Entry, IfMatch};
 use crate::storage::feed::Cause;
 use crate::storage::writer::{Fault, Writing, pair};
@@ -157,6 +158,18 @@ impl HubSession {
         deadline: Tick,
         operation: impl FnOnce(&mut Writing<'_>) -> Result<Answer, Fault> + Send + 'static,
     ) -> Source {
+        // A session that is not in the map of connections is not told of a revocation.
+        let unowned = (!self.owned).then(|| self.shared.identity.clone());
+        let ord = self.shared.ord;
+        let operation = move |w: &mut Writing<'_>| {
+            if let Some(identity) = unowned {
+                let entry = rows::entry(w.db, &identity)?;
+                if !entry.is_some_and(|entry| entry.ord == ord && entry.enabled) {
+                    return Err(refused().into());
+                }
+            }
+            operation(w)
+        };
         Source::Reply(self.core.tables.submit(deadline, Arc::clone(permit), operation))
     }
 

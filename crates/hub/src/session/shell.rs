@@ -224,7 +224,7 @@ pub(crate) struct HubSession {
     pub(crate) shared: Arc<Shared>,
     pub(crate) core: Arc<Core>,
     /// Whether it is its identity's own, as all but HTTPS's are.
-    owned: bool,
+    pub(super) owned: bool,
 }
 
 impl DeviceSession for HubSession {

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use http::Request;
 use model::message::Message;
 use model::time::Tick;
-use model::waist::{Answer, Claim, DeviceRequest, LinkKind, ask};
+use model::waist::{Answer, Claim, DeviceRequest, LinkKind, ModuleOperation, ask};
 use serde_json::{Value, json};
 use testkit::world::Host;
 use tower::ServiceExt as _;
@@ -187,4 +187,51 @@ async fn a_changed_key_ends_sessions_and_a_new_reason_does_not() {
     put(json!({"authentication": {"symmetricKey": key}})).await;
     assert!(ask(&*session, DeviceRequest::ReadTwin, Tick::NEVER).await.is_err());
     assert!(r.api.open(claim, CLEAN, Tick::NEVER).await.is_err(), "the old key is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn https_takes_nobody_over_and_ends_with_its_device() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    let claim = r.device("d1").await;
+    let mqtt = r.api.open(claim.clone(), CLEAN, Tick::NEVER).await.unwrap().session;
+    let https = r.api.open(claim, LinkKind::Https, Tick::NEVER).await.unwrap().session;
+    let modules = || DeviceRequest::Modules(ModuleOperation::List);
+    assert!(ask(&*mqtt, DeviceRequest::ReadTwin, Tick::NEVER).await.is_ok());
+    assert_eq!(ask(&*https, modules(), Tick::NEVER).await, Ok(Answer::Modules(Vec::new())));
+    let call = ("PUT", "/devices/d1");
+    r.call_as("iothubowner", call, Some("*"), json!({"status": "disabled"})).await;
+    assert!(ask(&*mqtt, modules(), Tick::NEVER).await.is_err());
+    assert!(ask(&*https, modules(), Tick::NEVER).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_device_keeps_its_own_module_identities() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    let claim = r.device("e").await;
+    let session = r.api.open(claim, LinkKind::Https, Tick::NEVER).await.unwrap().session;
+    let work = async |operation: ModuleOperation| match ask(
+        &*session,
+        DeviceRequest::Modules(operation),
+        Tick::NEVER,
+    )
+    .await
+    .unwrap()
+    {
+        Answer::Modules(modules) => modules,
+        Answer::Accepted => Vec::new(),
+        other => panic!("{other:?}"),
+    };
+    let ensure =
+        || ModuleOperation::Ensure { name: "m".parse().unwrap(), managed_by: "IotEdge".into() };
+    let made = work(ensure()).await;
+    assert!(made[0].primary_key.is_some() && &*made[0].managed_by == "IotEdge");
+    assert_eq!(work(ensure()).await, made, "once made it stays as it is");
+    assert_eq!(work(ModuleOperation::List).await, made);
+    for _ in 0..2 {
+        work(ModuleOperation::Delete { name: "m".parse().unwrap() }).await;
+    }
+    let again = work(ensure()).await;
+    assert_ne!(again[0].generation_id, made[0].generation_id);
 }
