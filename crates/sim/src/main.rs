@@ -54,8 +54,14 @@ fn run(cli: &Cli) -> Result<()> {
         totals.add(&first);
     }
     say(&format!(
-        "sim: {} cuts, {} hub restarts, {} acknowledged, {} duplicates, transcript {:016x}",
-        totals.cuts, totals.restarts, totals.acknowledged, totals.duplicates, totals.transcript
+        "sim: {} cuts, {} hub restarts ({} power cuts), {} acknowledged, {} duplicates, \
+         transcript {:016x}",
+        totals.cuts,
+        totals.restarts,
+        totals.power_cuts,
+        totals.acknowledged,
+        totals.duplicates,
+        totals.transcript
     ));
     ensure!(totals.cuts >= cli.cuts_min, "fewer than {} cuts", cli.cuts_min);
     ensure!(totals.restarts >= cli.restarts_min, "fewer than {} restarts", cli.restarts_min);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use credentials::sas::SasToken;
 use hub::{Hub, Settings};
-use journal::disk::file::FileDisk;
+use journal::disk::simulated::{PowerCut, SimulatedDisk};
 use model::world::Clock;
 use net::mqtt::MqttServer;
 use net::network::{Address, Network};
@@ -44,8 +44,10 @@ pub struct Size {
 pub struct Totals {
     /// Connections cut beneath a living device.
     pub cuts: u64,
-    /// Kills of the hub, each followed by a start on the same folder.
+    /// Ends of the hub in the middle of its work, each followed by a start on the same folder.
     pub restarts: u64,
+    /// Those of them that were power cuts: what the journal had not synced was lost or damaged.
+    pub power_cuts: u64,
     /// Messages acknowledged to their sender.
     pub acknowledged: u64,
     /// Messages that stand in the hub's log more than once.
@@ -59,6 +61,7 @@ impl Totals {
     pub fn add(&mut self, other: &Self) {
         self.cuts += other.cuts;
         self.restarts += other.restarts;
+        self.power_cuts += other.power_cuts;
         self.acknowledged += other.acknowledged;
         self.duplicates += other.duplicates;
         self.transcript ^= other.transcript.rotate_left(7);
@@ -90,12 +93,11 @@ struct House {
 }
 
 impl House {
-    async fn start(folder: &Path, host: Host, pipes: &Pipes) -> Result<Self> {
+    async fn start(folder: &Path, disk: &SimulatedDisk, host: Host, pipes: &Pipes) -> Result<Self> {
         let world = host.world();
         let mut settings = Settings::new(folder, "hub.test");
         settings.partitions = PARTITIONS;
-        let disk = FileDisk::open(folder.join("telemetry"))?;
-        let hub = Hub::open(settings, world.clone(), Arc::new(disk))?;
+        let hub = Hub::open(settings, world.clone(), Arc::new(disk.clone()))?;
         let incoming = pipes.listen(&Address::Memory("hub".into())).await?;
         let mqtt = MqttServer::start(incoming, None, hub.device_api(), &world);
         Ok(Self { host, hub, _mqtt: mqtt })
@@ -121,7 +123,8 @@ async fn simulate(seed: u64, size: Size) -> Result<Totals> {
     let (chance, clock) = (Chance::new(seed), SimulatedClock::begin());
     let pipes = Pipes::new(chance.fork("pipes"));
     let host = |chance: &Chance| Host::new(clock, chance.fork("host"));
-    let mut house = House::start(folder.path(), host(&chance), &pipes).await?;
+    let disk = SimulatedDisk::new(chance.next());
+    let mut house = House::start(folder.path(), &disk, host(&chance), &pipes).await?;
     let service = house.service()?;
     let field = host(&chance);
     let mut records = BTreeMap::new();
@@ -146,8 +149,9 @@ async fn simulate(seed: u64, size: Size) -> Result<Totals> {
         tokio::time::sleep(chance.span(FAULT_PAUSE_MAX)).await;
         if chance.below(KILL_EVERY) == 0 {
             house.kill(&pipes).await;
-            house = House::start(folder.path(), host(&chance), &pipes).await?;
             totals.restarts += 1;
+            totals.power_cuts += u64::from(end_disk(&disk, &chance));
+            house = House::start(folder.path(), &disk, host(&chance), &pipes).await?;
         } else {
             pipes.cut_one();
         }
@@ -159,6 +163,22 @@ async fn simulate(seed: u64, size: Size) -> Result<Totals> {
     field.kill().await;
     house.hub.close().await;
     Ok(totals)
+}
+
+/// What the end of the process means for its disk; whether it was a power cut.
+fn end_disk(disk: &SimulatedDisk, chance: &Chance) -> bool {
+    let how = match chance.below(5) {
+        0 => PowerCut::Lost,
+        1 => PowerCut::Torn,
+        2 => PowerCut::Scattered,
+        3 => PowerCut::Grown,
+        _ => {
+            disk.kill();
+            return false;
+        }
+    };
+    disk.power_cut(how);
+    true
 }
 
 fn done(records: &BTreeMap<String, Arc<Mutex<Record>>>, size: Size) -> bool {
