@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::http::HeaderMap;
 use axum::routing::{get, put};
+use credentials::certificate::{Authority, Validity, client_verifier};
 use model::feature::{Feature, Subscription};
 use model::message::Message;
 use model::method::{MethodCallId, MethodRequest, MethodResponse};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::http::HttpServer;
 use crate::mqtt::MqttServer;
+use crate::network::SystemNetwork;
 use crate::testbed::{Cloud, Pipes, until, world};
 
 struct Bench {
@@ -348,4 +350,36 @@ async fn module_operations_go_over_https_with_the_token_of_the_claim() {
     let ensure = ModuleOperation::Ensure { name: "m".parse().unwrap(), managed_by };
     let refused = run(ensure).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_large_message_passes_tcp_and_tls_and_a_certificate_can_be_the_claim() {
+    let now = model::time::WallTime::parse_rfc3339("2025-01-01T00:00:00Z").unwrap();
+    let validity = Validity { now, life: Duration::from_hours(24 * 365 * 50), serial: 1 };
+    let authority = Authority::generate("root", validity).unwrap();
+    let own = authority.issue_server("localhost", &["localhost"], validity).unwrap();
+    let device = authority.issue_client("d", &[], validity).unwrap();
+    let certificate = tls::ServerCertificate::new(&own.chain, &own.key_der).unwrap();
+    let security = tls::Server::new(certificate, client_verifier()).unwrap();
+    let world = crate::world::system(tokio::runtime::Handle::current());
+    let incoming = SystemNetwork.listen(&Address::Tcp("127.0.0.1".into(), 0)).await.unwrap();
+    let (mqtt, cloud) = (incoming.address(), Cloud::new());
+    let server = MqttServer::start(incoming, Some(security), Arc::new(cloud.clone()), &world);
+    let trust =
+        tls::Client::trusting_and_showing(authority.to_pem(), &device.chain, &device.key_der);
+    let tls = Some((trust.unwrap(), "localhost".into()));
+    let target = Target { mqtt, https: None, tls, host: "hub.test".into() };
+    let client = MqttClient::new(world, Arc::new(SystemNetwork), target);
+    let claim = Claim::Certificates { identity: "d".parse().unwrap(), chain: device.chain };
+    let link = LinkKind::Mqtt { clean: false };
+    let opened = client.open(claim, link, Tick::NEVER).await.unwrap();
+    let body = "x".repeat(200_000);
+    let batch = Batch(vec![telemetry(&body), telemetry("small")]);
+    let mut answers = opened.session.submit(batch, Tick::NEVER).unwrap();
+    assert_eq!(answers.next().await, Some(Ok(Answer::Accepted)));
+    assert_eq!(answers.next().await, Some(Ok(Answer::Accepted)));
+    assert!(cloud.bodies()[0] == body && cloud.bodies()[1] == "small");
+    server.shut_down(Duration::from_mins(1)).await;
+    let closed = event(&*opened.session).await;
+    assert_eq!(closed, DeviceEvent::Closed(CloseReason::Disconnected));
 }
