@@ -91,3 +91,52 @@ fn a_flipped_bit_never_yields_other_bytes_and_is_reported() {
         assert_eq!(found.payload, found.position.0.to_le_bytes().repeat(32));
     }
 }
+
+#[test]
+fn an_acknowledged_record_stays_done_over_two_rewinds_and_an_expired_one_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut queue, _) = open(folder.path());
+    let lane = queue.lane("upstream", 0);
+    queue.stage(&[record(lane, 0, None), record(lane, 1, None), record(lane, 2, Some(5))]).unwrap();
+    queue.commit(0).unwrap();
+    assert_eq!(positions(queue.next(&[lane], ALL, 5).unwrap()), [0, 1]);
+    queue.acknowledge(lane, Position(1));
+    for _ in 0..2 {
+        queue.rewind(lane);
+        assert_eq!(positions(queue.next(&[lane], ALL, 5).unwrap()), [0]);
+        let stats = queue.stats(5).unwrap();
+        assert_eq!((stats[0].depth, stats[0].expired), (1, 1));
+    }
+}
+
+#[test]
+fn a_lane_whose_first_record_is_never_acknowledged_stops_at_its_window() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut queue, _) = open(folder.path());
+    let lane = queue.lane("upstream", 0);
+    for batch in 0..30 {
+        let records: Vec<_> = (0..100).map(|i| record(lane, batch * 100 + i, None)).collect();
+        queue.stage(&records).unwrap();
+        queue.commit(0).unwrap();
+    }
+    let (mut delivered, mut first) = (0, None);
+    while let Some(delivery) = queue.next(&[lane], ALL, 0).unwrap() {
+        for record in delivery.records {
+            delivered += 1;
+            let first = *first.get_or_insert(record.position);
+            if record.position != first {
+                queue.acknowledge(lane, record.position);
+            }
+        }
+    }
+    assert!((WINDOW_RECORDS_MAX..=2 * WINDOW_RECORDS_MAX).contains(&delivered), "{delivered}");
+    queue.acknowledge(lane, first.unwrap());
+    while let Some(delivery) = queue.next(&[lane], ALL, 0).unwrap() {
+        for record in delivery.records {
+            delivered += 1;
+            queue.acknowledge(lane, record.position);
+        }
+    }
+    assert_eq!(delivered, 3_000, "then it goes on, and nothing comes twice");
+    assert_eq!(queue.stats(0).unwrap()[0].depth, 0);
+}
