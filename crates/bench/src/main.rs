@@ -4,6 +4,7 @@
 //! It is a measuring tool, no test: it fails only if a server answers wrongly.
 
 mod clock;
+mod group_commit;
 mod load;
 mod process;
 mod server;
@@ -39,6 +40,18 @@ enum Command {
         #[arg(long, default_value_t = 256)]
         payload: usize,
     },
+    /// Group commit of the journal alone, in a folder made in the current one
+    Journal {
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds per window and round
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Bytes of each record's payload
+        #[arg(long, default_value_t = 256)]
+        payload: usize,
+    },
     /// Memory of the hub per idle TLS connection, beside mosquitto
     Idle {
         /// Connections; each server and the client need as many descriptors
@@ -57,6 +70,9 @@ fn main() -> ExitCode {
                 Command::Ingest { rounds, seconds, payload } => {
                     ingest(rounds, Duration::from_secs(seconds), payload).await
                 }
+                Command::Journal { rounds, seconds, payload } => {
+                    group_commit(rounds, Duration::from_secs(seconds), payload)
+                }
                 Command::Idle { connections } => idle(connections).await,
             }
         })
@@ -68,6 +84,39 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Records waiting for their commit at any time.
+const WINDOWS: [u64; 4] = [1, 16, 256, 4096];
+
+fn group_commit(rounds: usize, span: Duration, payload: usize) -> Result<()> {
+    ensure!(rounds > 0 && payload > 0, "at least one round and one byte");
+    let mut all: [Vec<group_commit::Outcome>; 4] = Default::default();
+    for _ in 0..rounds {
+        for (window, outcomes) in WINDOWS.into_iter().zip(&mut all) {
+            outcomes.push(group_commit::run(window, payload, span)?);
+        }
+    }
+    line("| records in flight | records/s | records per sync | log/payload | written/payload |");
+    line("|---|---|---|---|---|");
+    for (window, outcomes) in WINDOWS.into_iter().zip(&all) {
+        let of =
+            |value: fn(&group_commit::Outcome) -> f64| median(outcomes.iter().map(value).collect());
+        line(&format!(
+            "| {window} | {:.0} | {:.1} | {:.2} | {:.2} |",
+            of(|o| o.rate),
+            of(|o| o.group),
+            of(|o| o.stored),
+            of(|o| o.written),
+        ));
+    }
+    line(&format!(
+        "\n{payload} B payload, 32 lanes, one sender, one writer, {rounds} interleaved rounds of \
+         {} s each, medians. Log: header, frames and lanes; written: what the kernel sent to the \
+         block device, in whole pages.",
+        span.as_secs()
+    ));
+    Ok(())
 }
 
 /// The loads of the report: connections × messages in flight on each.
