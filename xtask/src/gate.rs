@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{image, release_dir, root, say, tidy};
+use crate::{image, planted, release_dir, root, say, tidy};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -18,6 +18,22 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
 /// Binaries that ship, built in release mode.
 const SHIPPED: &[&str] =
     &["selvedge", "selvedge-edge", "selvedge-monitor", "host-sensor", "anomaly"];
+
+/// The seeds of the whole gate, and what they must have exercised at least.
+const SIMULATION: [&str; 12] = [
+    "--seeds",
+    "50",
+    "--devices",
+    "5",
+    "--numbers",
+    "220",
+    "--cuts-min",
+    "1000",
+    "--restarts-min",
+    "50",
+    "--acknowledged-min",
+    "50000",
+];
 
 /// Format, tidy, lints, unit and simulation tests, docs; stops at the first red.
 pub(crate) fn check() -> Result<()> {
@@ -42,7 +58,9 @@ pub(crate) fn check() -> Result<()> {
 pub(crate) fn test() -> Result<()> {
     step("what the tests need", install)?;
     check()?;
+    step("planted faults", planted::catch_all)?;
     step("release build", build_release)?;
+    step("simulation", || simulate(&SIMULATION.map(str::to_owned)))?;
     step("module images", || image::pack_all(&root()))?;
     step("black-box tests", || {
         let mut command = Command::new(env!("CARGO"));
@@ -65,7 +83,8 @@ pub(crate) fn build_release() -> Result<()> {
 
 /// Runs the simulator with `args`.
 pub(crate) fn simulate(args: &[String]) -> Result<()> {
-    let mut command = vec!["run", "--profile", "sim", "--quiet", "--package", "sim", "--"];
+    // Release, because its dependencies are built for the binaries anyway.
+    let mut command = vec!["run", "--release", "--quiet", "--package", "sim", "--"];
     command.extend(args.iter().map(String::as_str));
     cargo(&command)
 }

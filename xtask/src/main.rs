@@ -5,6 +5,7 @@
 
 mod gate;
 mod image;
+mod planted;
 mod tidy;
 mod up;
 
@@ -23,6 +24,7 @@ cargo xtask <command>
   tidy            only the rules about the tree
   build           release binaries of hub, runtime, monitor and modules
   image           pack the modules as OCI archives into target/images (reproducible)
+  planted         build each planted fault and show that a test catches it
   sim [ARGS…]     run the simulator
   bench [ARGS…]   run the benchmarks
   help            this text
@@ -47,6 +49,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "tidy" => tidy::report(&root()),
         "build" => gate::build_release(),
         "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
+        "planted" => planted::catch_all(),
         "sim" => gate::simulate(&args),
         "bench" => gate::bench(&args),
         "help" | "--help" | "-h" => {
