@@ -82,7 +82,8 @@ impl Environment {
         let (server_name, port) = parse_host(gateway.as_deref().unwrap_or(&hub_host))?;
         Ok(Self {
             workload,
-            api_version: optional("IOTEDGE_APIVERSION").unwrap_or(API_VERSION.to_owned()).into(),
+            api_version: optional("IOTEDGE_APIVERSION")
+                .map_or_else(|| API_VERSION.into(), String::into_boxed_str),
             device: id("IOTEDGE_DEVICEID", &required("IOTEDGE_DEVICEID")?)?,
             module: id("IOTEDGE_MODULEID", &required("IOTEDGE_MODULEID")?)?,
             generation_id: required("IOTEDGE_MODULEGENERATIONID")?.into(),
@@ -116,7 +117,7 @@ fn parse_workload(uri: &str) -> Result<Address, InvalidEnvironment> {
             Err(wrong("a path after unix:// must be absolute"))
         };
     }
-    let rest = uri.strip_prefix("http://").ok_or(wrong("neither unix:// nor http://"))?;
+    let rest = uri.strip_prefix("http://").ok_or_else(|| wrong("neither unix:// nor http://"))?;
     let rest = rest.trim_end_matches('/');
     let (host, port) = rest.rsplit_once(':').unwrap_or((rest, "80"));
     match port.parse() {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use model::message::Message;
-use model::refusal::Refusal;
+use model::refusal::{Refusal, RefusalKind};
 use model::waist::{Delivery, DeliveryToken, DeviceRequest, Outcome};
 use tokio::sync::mpsc;
 
@@ -26,7 +26,8 @@ impl Inputs {
     }
 }
 
-/// A message, locked until it is settled. Dropping it abandons it: it comes again.
+/// A message, locked until it is settled. Dropping it abandons it: it comes again, over MQTT
+/// after the next connection.
 pub struct Input {
     message: Message,
     token: DeliveryToken,
@@ -62,7 +63,7 @@ impl Input {
     /// # Errors
     /// The refusal, if nobody can say so; then it may come again.
     pub async fn complete(self) -> Result<(), Refusal> {
-        self.settle(Outcome::Complete).await
+        self.settle(&[Outcome::Complete]).await
     }
 
     /// It cannot be used and shall never come again.
@@ -70,15 +71,22 @@ impl Input {
     /// # Errors
     /// As [`Input::complete`].
     pub async fn reject(self) -> Result<(), Refusal> {
-        self.settle(Outcome::Reject).await
+        // MQTT has no word for it; completed, the message does not come again either.
+        self.settle(&[Outcome::Reject, Outcome::Complete]).await
     }
 
-    async fn settle(mut self, outcome: Outcome) -> Result<(), Refusal> {
+    /// Settles by the first of `outcomes` that the protocol has a word for.
+    async fn settle(mut self, outcomes: &[Outcome]) -> Result<(), Refusal> {
         self.settled = true;
-        let request = DeviceRequest::Settle { token: self.token, outcome };
-        let shared = Arc::clone(&self.shared);
-        drop(self);
-        shared.ask(request).await.map(drop)
+        let mut settled = Ok(());
+        for outcome in outcomes.iter().copied() {
+            let request = DeviceRequest::Settle { token: self.token, outcome };
+            settled = self.shared.ask(request).await.map(drop);
+            if !matches!(&settled, Err(refusal) if refusal.kind == RefusalKind::InvalidRequest) {
+                break;
+            }
+        }
+        settled
     }
 }
 

@@ -13,6 +13,7 @@ use model::world::World;
 use net::client::{Kept, Link, MqttClient, Target};
 use net::network::{Address, Network, SystemNetwork};
 use net::tls::{self, TlsSetupError};
+use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
@@ -21,8 +22,23 @@ use crate::environment::{Environment, InvalidEnvironment};
 use crate::input::{Inputs, UNSETTLED_MAX};
 use crate::method::{Methods, WAITING_MAX};
 use crate::pump::{self, Shared};
-use crate::upkeep::{self, GOODBYE};
+use crate::upkeep;
 use crate::workload::{Workload, WorkloadError};
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A message whose body is `value` as JSON, and which says so.
+///
+/// # Errors
+/// If `value` has no JSON, such as a map whose keys are no texts.
+pub fn json_message(value: &impl Serialize) -> serde_json::Result<Message> {
+    let mut message = Message { body: serde_json::to_vec(value)?.into(), ..Message::default() };
+    // Without these two the hub cannot look into the body when it routes.
+    message.system.content_type = Some("application/json".into());
+    message.system.content_encoding = Some("utf-8".into());
+    Ok(message)
+}
 
 /// Why a module cannot start.
 #[derive(Debug, Error)]
@@ -42,7 +58,6 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub struct Module {
     shared: Arc<Shared>,
-    link: watch::Receiver<Link>,
 }
 
 impl fmt::Debug for Module {
@@ -97,8 +112,8 @@ impl Module {
     ) -> Self {
         let shared = Arc::new(Shared::new(session, world));
         shared.world.spawn(pump::run(Arc::clone(&shared)));
-        shared.world.spawn(upkeep::run(Arc::clone(&shared), link.clone()));
-        Self { shared, link }
+        shared.world.spawn(upkeep::run(Arc::clone(&shared), link));
+        Self { shared }
     }
 
     /// Clock, chance and tasks of this process.
@@ -201,13 +216,12 @@ impl Module {
     /// Says goodbye and waits for that at most five seconds. What was not settled comes again;
     /// all listeners end.
     pub async fn close(&self) {
+        let ended = self.shared.state().desired.as_ref().map(watch::Sender::subscribe);
         self.shared.session.close(Leave::Asked);
-        let mut link = self.link.clone();
-        let gone = async {
-            // The news end with the connection's task.
-            while link.changed().await.is_ok() {}
-        };
-        tokio::time::timeout(GOODBYE.max(Duration::ZERO), gone).await.ok();
+        let Some(mut ended) = ended else { return };
+        // The news end with the session.
+        let ended = async { while ended.changed().await.is_ok() {} };
+        tokio::time::timeout(GOODBYE, ended).await.ok();
     }
 }
 

@@ -60,8 +60,7 @@ impl Shared {
     pub(crate) fn new(session: Arc<dyn DeviceSession>, world: World) -> Self {
         let (desired, _) = watch::channel(None);
         let state = State {
-            // Every module may ask for its twin.
-            wanted: vec![Feature::TwinAnswers],
+            wanted: Vec::new(),
             inputs: None,
             methods: None,
             copy: Copy::default(),

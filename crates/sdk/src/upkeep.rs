@@ -14,7 +14,7 @@ use net::client::Link;
 use tokio::sync::watch;
 
 use crate::desired::join;
-use crate::pump::{PATIENCE, Shared};
+use crate::pump::Shared;
 
 /// Pause after a refusal.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -29,17 +29,17 @@ pub(crate) async fn run(shared: Arc<Shared>, mut link: watch::Receiver<Link>) {
         if let Err(refusal) = &worked {
             tracing::warn!(kind = ?refusal.kind, reason = %refusal, "not done; will try again");
         }
-        let pause = async {
+        // After a refusal only time and a new connection help; a wake-up waits for them.
+        let due = async {
             match worked {
-                Ok(()) => pending().await,
+                Ok(()) => shared.upkeep.notified().await,
                 Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         };
         tokio::select! {
             biased;
-            () = shared.upkeep.notified() => {}
             () = next_link(&mut link) => handle_link(&shared, &link),
-            () = pause => {}
+            () = due => {}
         }
     }
 }
@@ -117,10 +117,6 @@ async fn report_now(shared: &Shared, patch: TwinPatch) -> Result<(), Refusal> {
     }
     refused
 }
-
-/// How long a goodbye may take until it is not waited for.
-pub(crate) const GOODBYE: Duration = Duration::from_secs(5);
-const _: () = assert!(GOODBYE.as_secs() < PATIENCE.as_secs(), "a goodbye is shorter than work");
 
 /// What is sent to switch `features` on. The filters are those of Azure's SDKs, because a
 /// runtime grants by text.

@@ -40,17 +40,17 @@ impl Settings {
                 *self = Self::default();
                 answers.default_applies(INTERVAL_SECONDS, json!(self.interval_seconds));
             }
-            Some(value) => match value.as_u64().filter(|it| INTERVAL_SECONDS_RANGE.contains(it)) {
-                Some(seconds) => {
+            Some(value) => {
+                let seconds = value.as_u64().filter(|it| INTERVAL_SECONDS_RANGE.contains(it));
+                if let Some(seconds) = seconds {
                     self.interval_seconds = seconds;
                     answers.accepted(INTERVAL_SECONDS, json!(seconds));
-                }
-                None => {
+                } else {
                     let (least, most) = INTERVAL_SECONDS_RANGE.into_inner();
                     let reason = format!("not a whole number from {least} to {most}");
                     answers.refused(INTERVAL_SECONDS, json!(self.interval_seconds), reason);
                 }
-            },
+            }
         }
         Applied { refused: answers.refusals().to_vec(), patch: answers.into_patch(desired) }
     }

@@ -96,7 +96,7 @@ eth0:1: 7 0 0 0 0 0 0 0 8 0 0 0
 
 #[test]
 fn loadavg_has_three_numbers() {
-    assert_eq!(parse_loadavg("0.20 0.18 12.12 1/80 11206\n").unwrap(), [0.20, 0.18, 12.12]);
+    assert_eq!(parse_loadavg("0.20 0.18 12.12 1/80 11206\n"), Ok([0.20, 0.18, 12.12]));
     for (text, field) in [("", 1), ("1.0 x", 2), ("1 2 nan", 3), ("-1 2 3", 1)] {
         let expected = UnreadableCounters::Field { file: "loadavg", line: 1, field };
         assert_eq!(parse_loadavg(text), Err(expected), "{text:?}");
@@ -105,8 +105,12 @@ fn loadavg_has_three_numbers() {
 
 #[test]
 fn absurdly_many_entries_are_refused() {
-    let text: String = (0..=ENTRIES_MAX).map(|n| format!("8 {n} s{n}x 1 1 1 1 1 1 1\n")).collect();
-    assert_eq!(parse_diskstats(&text), Err(UnreadableCounters::TooMany { file: "diskstats" }));
+    let lines: Vec<String> =
+        (0..=ENTRIES_MAX).map(|n| format!("8 {n} s{n}x 1 1 1 1 1 1 1")).collect();
+    assert_eq!(
+        parse_diskstats(&lines.join("\n")),
+        Err(UnreadableCounters::TooMany { file: "diskstats" })
+    );
 }
 
 #[test]
