@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -142,14 +142,29 @@ impl Settings {
     /// # Errors
     /// [`InvalidSettings`], with the line or the section at fault.
     pub fn parse(text: &str) -> Result<Self, InvalidSettings> {
+        File::parse(text)?.checked()
+    }
+
+    /// As [`Settings::parse`], with all state in `data` whatever the file says.
+    ///
+    /// # Errors
+    /// As [`Settings::parse`].
+    pub fn parse_in(text: &str, data: &Path) -> Result<Self, InvalidSettings> {
+        let mut file = File::parse(text)?;
+        file.selvedge.data = Some(data.to_owned());
+        file.checked()
+    }
+}
+
+impl File {
+    fn parse(text: &str) -> Result<Self, InvalidSettings> {
         if text.len() > SETTINGS_BYTES_MAX {
             return Err(InvalidSettings::TooLarge(text.len()));
         }
-        let file: File = toml::from_str(text).map_err(|error| InvalidSettings::At {
+        toml::from_str(text).map_err(|error| InvalidSettings::At {
             line: line_of(text, error.span()),
             words: error.message().to_owned(),
-        })?;
-        file.checked()
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Starts the areas of the runtime, joins them, and stops them in order.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,25 +11,31 @@ use credentials::key::{InvalidKey, SymmetricKey};
 use engine::runtime::ModuleRuntime;
 use journal::disk::Disk;
 use journal::log::OpenLogError;
+use model::feature::FeatureSet;
 use model::id::{IdentityId, ModuleName};
 use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::twin::Version;
 use model::waist::DeviceApi;
 use model::world::World;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::access::ModuleKeys;
+use crate::agent::restart::History;
 use crate::agent::shell::{Agent, AgentParts};
-use crate::agent::spec::{SOCKET, Surroundings};
+use crate::agent::spec::Surroundings;
 use crate::identity::key_store::{KeyStore, KeyStoreError};
 use crate::identity::shell::Identities;
 use crate::router::shell::{Core, RouterApi, RouterParts};
+use crate::router::twins::TwinCopy;
 use crate::settings::Settings;
 use crate::status::{EdgeStatus, QueueStatus, RouterStatus};
 use crate::storage::store::{Area, Store, StoreError};
 use crate::storage::tables;
 use crate::upstream::shell::{LinkParts, Links};
+use crate::workload::WorkloadSockets;
 use crate::workload::http::ModuleSecrets;
 
 /// The file of facts, in the folder of the parts.
@@ -50,6 +57,8 @@ pub struct Parts {
     pub upstream: Arc<dyn DeviceApi>,
     /// What runs the modules.
     pub runtime: Arc<dyn ModuleRuntime>,
+    /// Where modules' workload sockets are opened.
+    pub sockets: Arc<dyn WorkloadSockets>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -102,38 +111,57 @@ pub(crate) struct Running {
     agent: Arc<Agent>,
     identities: Arc<Identities>,
     keys: KeyStore,
-    surroundings: Surroundings,
+    secrets: Arc<dyn ModuleSecrets>,
+}
+
+/// What the workload interface may use.
+struct Secrets {
+    router: Arc<Core>,
+    bundle: String,
 }
 
 /// What was kept from earlier runs.
 struct Kept {
     store: Store,
     incarnation: u32,
+    copies: BTreeMap<IdentityId, TwinCopy>,
+    keys: BTreeMap<ModuleName, ModuleKeys>,
+    features: BTreeMap<ModuleName, FeatureSet>,
+    histories: BTreeMap<ModuleName, History>,
+    last_good: BTreeMap<ModuleName, (Map<String, Value>, Version)>,
 }
 
 impl Kept {
-    fn open(path: &std::path::Path, world: &World) -> Result<Self, StoreError> {
+    fn open(path: &Path, world: &World) -> Result<Self, StoreError> {
         let store = Store::open(path, world)?;
         let earlier = store.all(Area::Process)?;
         let earlier = earlier.iter().find(|(name, _)| name == "incarnation");
         let earlier = earlier.and_then(|(_, value)| value.as_u64()).unwrap_or(0);
         let incarnation = u32::try_from(earlier).unwrap_or(u32::MAX).wrapping_add(1);
         store.put_now(Area::Process, "incarnation", &json!(incarnation))?;
-        Ok(Self { store, incarnation })
+        Ok(Self {
+            incarnation,
+            copies: facts(&store, Area::Twins, tables::to_copy)?,
+            keys: facts(&store, Area::Keys, tables::to_keys)?,
+            features: facts(&store, Area::Sessions, tables::to_features)?,
+            histories: facts(&store, Area::Restarts, tables::to_history)?,
+            last_good: facts(&store, Area::LastGood, tables::to_desired)?,
+            store,
+        })
     }
+}
 
-    fn all<K: std::str::FromStr + Ord, V>(
-        &self,
-        area: Area,
-        read: impl Fn(&Value) -> Option<V>,
-    ) -> Result<BTreeMap<K, V>, StoreError> {
-        let damaged = || StoreError::Damaged { area: "names or values" };
-        let each = self.store.all(area)?.into_iter().map(|(name, value)| {
-            let name = name.parse().map_err(|_| damaged())?;
-            Ok((name, read(&value).ok_or_else(damaged)?))
-        });
-        each.collect()
-    }
+fn facts<K: FromStr + Ord, V>(
+    store: &Store,
+    area: Area,
+    read: impl Fn(&Value) -> Option<V>,
+) -> Result<BTreeMap<K, V>, StoreError> {
+    let damaged = || StoreError::Damaged { area: area.as_str() };
+    let each = store.all(area)?.into_iter().map(|(name, value)| {
+        let name = name.parse().map_err(|_| damaged())?;
+        Ok((name, read(&value).ok_or_else(damaged)?))
+    });
+    each.collect()
 }
 
 impl Edge {
@@ -143,24 +171,15 @@ impl Edge {
     /// # Errors
     /// [`StartEdgeError`] names the file that cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, StartEdgeError> {
-        let Parts { settings, folder, disk, world, upstream, runtime } = parts;
+        let Parts { settings, folder, disk, world, upstream, runtime, sockets } = parts;
         let path = folder.join(FACTS);
-        let facts = |source: StoreError| StartEdgeError::Facts {
-            path: path.clone(),
-            source: Box::new(source),
-        };
         let device = settings.provisioning.device.clone();
         let key = settings.provisioning.key.expose_str().unwrap_or_default();
         let key = SymmetricKey::parse(key)?;
         let trusted = settings.trust_bundle_cert.as_deref();
         let keys = KeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, trusted, &world)?;
-        let kept = Kept::open(&path, &world).map_err(facts)?;
-        let copies = kept.all::<IdentityId, _>(Area::Twins, tables::to_copy).map_err(facts)?;
-        let known = kept.all::<ModuleName, _>(Area::Keys, tables::to_keys).map_err(facts)?;
-        let features = kept.all(Area::Sessions, tables::to_features).map_err(facts)?;
-        let histories = kept.all(Area::Restarts, tables::to_history).map_err(facts)?;
-        let mut last_good =
-            kept.all::<ModuleName, _>(Area::LastGood, tables::to_desired).map_err(facts)?;
+        let mut kept = Kept::open(&path, &world)
+            .map_err(|source| StartEdgeError::Facts { path, source: Box::new(source) })?;
         let (stop, stopped) = watch::channel(false);
         let hub_host = settings.provisioning.hub_host.clone();
         let link_parts = LinkParts {
@@ -171,7 +190,7 @@ impl Edge {
             stopped: stopped.clone(),
             ups: watch::Sender::new(0),
         };
-        let links = Arc::new(Links::new(link_parts, copies));
+        let links = Arc::new(Links::new(link_parts, kept.copies));
         let [agent_name, hub_name]: [ModuleName; 2] = [EDGE_AGENT, EDGE_HUB]
             .map(|name| name.parse().expect("a name of the platform is a name"));
         let router = Core::start(RouterParts {
@@ -183,8 +202,8 @@ impl Edge {
             disk,
             queue_bytes_max: settings.own.queue_bytes_max,
             modules: BTreeMap::new(),
-            features,
-            last_good: last_good.remove(&hub_name),
+            features: kept.features,
+            last_good: kept.last_good.remove(&hub_name),
             incarnation: kept.incarnation,
             stopped: stopped.clone(),
         })
@@ -195,23 +214,26 @@ impl Edge {
             Arc::clone(&links),
             kept.store.clone(),
             Arc::clone(&router),
-            known,
+            kept.keys,
         ));
-        let surroundings = surroundings(&settings);
+        let secrets: Arc<dyn ModuleSecrets> =
+            Arc::new(Secrets { router: Arc::clone(&router), bundle: keys.trust_bundle().into() });
         let agent = Agent::start(AgentParts {
             world,
             runtime,
             identities: Arc::clone(&identities),
             link: links.link(&IdentityId::module(&device, &agent_name)),
             store: kept.store,
-            surroundings: surroundings.clone(),
-            last_good: last_good.remove(&agent_name),
-            histories,
+            surroundings: surroundings(&settings),
+            sockets,
+            secrets: Arc::clone(&secrets),
+            last_good: kept.last_good.remove(&agent_name),
+            histories: kept.histories,
             ups: links.ups(),
             stopped,
         });
         info!(device_id = %device, incarnation = kept.incarnation, "edge runtime started");
-        let running = Running { settings, router, agent, identities, keys, surroundings };
+        let running = Running { settings, router, agent, identities, keys, secrets };
         Ok(Self { running: Arc::new(running), stop })
     }
 
@@ -220,20 +242,9 @@ impl Edge {
         Arc::new(RouterApi(Arc::clone(&self.running.router)))
     }
 
-    /// The workload interface of `module`, to be served on [`Edge::workload_socket`] only.
+    /// The workload interface of `module`, as [`WorkloadSockets::open`] gets it.
     pub fn workload(&self, module: &ModuleName) -> axum::Router {
-        let secrets: Arc<dyn ModuleSecrets> = Arc::<Running>::clone(&self.running);
-        crate::workload::http::router(module.clone(), secrets)
-    }
-
-    /// Where `module` looks for its workload interface; its folder is mounted into the module.
-    pub fn workload_socket(&self, module: &ModuleName) -> PathBuf {
-        self.running.surroundings.socket_folder(module).join(SOCKET)
-    }
-
-    /// The modules that are desired now: each needs its workload socket.
-    pub fn modules(&self) -> Vec<ModuleName> {
-        self.running.agent.desired_modules()
+        crate::workload::http::router(module.clone(), Arc::clone(&self.running.secrets))
     }
 
     /// The management interface, to be served on a socket for root and the group only:
@@ -332,14 +343,14 @@ impl Running {
     }
 }
 
-impl ModuleSecrets for Running {
+impl ModuleSecrets for Secrets {
     fn signing_key(&self, module: &ModuleName) -> Option<(Box<str>, SymmetricKey)> {
         let keys = self.router.keys(module)?;
         Some((keys.generation_id, keys.primary))
     }
 
     fn trust_bundle(&self) -> String {
-        self.keys.trust_bundle().to_owned()
+        self.bundle.clone()
     }
 }
 

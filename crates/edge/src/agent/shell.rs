@@ -34,6 +34,8 @@ use crate::status::ModuleStatus as StatusOfModule;
 use crate::storage::store::{Area, Store};
 use crate::storage::tables;
 use crate::upstream::shell::{Link, Owner, told};
+use crate::workload::WorkloadSockets;
+use crate::workload::http::ModuleSecrets;
 
 /// A pass is made at least this often.
 const PASS_EVERY: Duration = Duration::from_secs(30);
@@ -41,6 +43,8 @@ const PASS_EVERY: Duration = Duration::from_secs(30);
 const PASS_AGAIN: Duration = Duration::from_millis(500);
 /// How long a module may take to end when asked. Source: Docker.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long the last report may take before the runtime stops all the same.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the identities are compared with the hub's when nothing changed.
 const IDENTITIES_EVERY: Duration = Duration::from_hours(1);
 /// The wait before identities that could not be read are asked for again.
@@ -55,6 +59,8 @@ pub(crate) struct AgentParts {
     pub(crate) link: Arc<Link>,
     pub(crate) store: Store,
     pub(crate) surroundings: Surroundings,
+    pub(crate) sockets: Arc<dyn WorkloadSockets>,
+    pub(crate) secrets: Arc<dyn ModuleSecrets>,
     /// The desired properties that were in force last.
     pub(crate) last_good: Option<(Map<String, Value>, Version)>,
     pub(crate) histories: BTreeMap<ModuleName, History>,
@@ -71,6 +77,8 @@ pub(crate) struct Agent {
     link: Arc<Link>,
     store: Store,
     surroundings: Surroundings,
+    sockets: Arc<dyn WorkloadSockets>,
+    secrets: Arc<dyn ModuleSecrets>,
     started: WallTime,
     state: Mutex<AgentState>,
     wake: Notify,
@@ -86,6 +94,8 @@ struct AgentState {
     facts: BTreeMap<ModuleName, ModuleFacts>,
     engine: Option<String>,
     identities_at: Tick,
+    /// Modules whose workload sockets are open.
+    doors: BTreeSet<ModuleName>,
 }
 
 impl Agent {
@@ -101,6 +111,7 @@ impl Agent {
             facts: BTreeMap::new(),
             engine: None,
             identities_at: Tick(0),
+            doors: BTreeSet::new(),
         };
         if let Some((desired, version)) = parts.last_good {
             match Manifest::parse(&desired) {
@@ -120,6 +131,8 @@ impl Agent {
             link: parts.link,
             store: parts.store,
             surroundings: parts.surroundings,
+            sockets: parts.sockets,
+            secrets: parts.secrets,
             state: Mutex::new(state),
             wake: Notify::new(),
         });
@@ -268,7 +281,8 @@ impl Agent {
             is_known.then(|| plan(&desired, &observed, &state.memories, self.world.now()))
         };
         let plan = plan.unwrap_or_default();
-        let did = self.execute(&plan.commands, &specs).await;
+        let closed = self.open_sockets(&specs).await;
+        let did = self.execute(&plan.commands, &specs, closed).await;
         let list = if did { self.runtime.list().await.unwrap_or(list) } else { list };
         self.settle(&list, &specs);
         self.report().await;
@@ -293,12 +307,43 @@ impl Agent {
         known.collect()
     }
 
+    /// Opens what is missing and closes what is too much; gives the modules without a socket.
+    async fn open_sockets(&self, specs: &BTreeMap<ModuleName, EngineSpec>) -> BTreeSet<ModuleName> {
+        let (missing, gone) = {
+            let state = self.state();
+            let missing = specs.keys().filter(|name| !state.doors.contains(*name));
+            let desired = state.manifest.iter().flat_map(|it| it.modules.keys());
+            let desired: BTreeSet<_> = desired.collect();
+            let gone = state.doors.iter().filter(|name| !desired.contains(name));
+            (missing.cloned().collect::<Vec<_>>(), gone.cloned().collect::<Vec<_>>())
+        };
+        for name in gone {
+            self.sockets.close(&name);
+            self.state().doors.remove(&name);
+        }
+        let mut closed = BTreeSet::new();
+        for name in missing {
+            let path = self.surroundings.socket_folder(&name).join(super::spec::SOCKET);
+            let service = crate::workload::http::router(name.clone(), Arc::clone(&self.secrets));
+            match self.sockets.open(&name, &path, service).await {
+                Ok(()) => drop(self.state().doors.insert(name)),
+                Err(error) => {
+                    let words = format!("cannot listen at {}: {error}", path.display());
+                    self.handle_failure(&name, specs.get(&name), &words);
+                    closed.insert(name);
+                }
+            }
+        }
+        closed
+    }
+
     async fn execute(
         self: &Arc<Self>,
         commands: &[Command],
         specs: &BTreeMap<ModuleName, EngineSpec>,
+        closed: BTreeSet<ModuleName>,
     ) -> bool {
-        let mut failed: BTreeSet<&ModuleName> = BTreeSet::new();
+        let mut failed: BTreeSet<&ModuleName> = closed.iter().collect();
         let mut did = false;
         for command in commands {
             let name = command.module();
@@ -503,6 +548,7 @@ impl Agent {
             state.facts.values_mut().for_each(|facts| facts.status = RuntimeStatus::Unknown);
         }
         self.report().await;
+        self.link.flush(FAREWELL).await;
     }
 }
 

@@ -62,7 +62,7 @@ impl KeyStore {
             EdgeCa::Given { cert, key } => authority(cert, key)?,
             EdgeCa::Made { days } => made(folder, *days, device, world)?,
         };
-        let more = trusted.map(|path| read(path)).transpose()?;
+        let more = trusted.map(read).transpose()?;
         let bundle = format!("{}{}", authority.to_pem(), more.unwrap_or_default());
         Ok(Self { authority, bundle, world: world.clone() })
     }

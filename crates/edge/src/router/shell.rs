@@ -52,10 +52,9 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
 }
 
-impl Counters {
-    pub(crate) fn add(&self, counter: &AtomicU64, count: u64) {
-        counter.fetch_add(count, Ordering::Relaxed);
-    }
+/// Counts `more`.
+pub(crate) fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
 }
 
 /// How the desired properties of `$edgeHub` fared.
@@ -316,17 +315,17 @@ impl Core {
         }
     }
 
-    fn count_unrouted(&self, count: u64) {
-        self.counters.add(&self.counters.received, count);
-        self.counters.add(&self.counters.dropped_no_route, count);
+    fn count_unrouted(&self, messages: u64) {
+        count(&self.counters.received, messages);
+        count(&self.counters.dropped_no_route, messages);
     }
 
-    fn handle_committed(&self, ok: bool, count: u64, upstream: bool, modules: &[ModuleName]) {
+    fn handle_committed(&self, ok: bool, messages: u64, upstream: bool, modules: &[ModuleName]) {
         if !ok {
-            self.counters.add(&self.counters.refused, count);
+            count(&self.counters.refused, messages);
             return;
         }
-        self.counters.add(&self.counters.received, count);
+        count(&self.counters.received, messages);
         if upstream {
             self.upstream_work.notify_one();
         }
@@ -372,7 +371,9 @@ impl Core {
         self.set_outcome(RoutesOutcome { version, code: 200, words: String::new() });
         // New routes may lead to inputs that wait already.
         let open: Vec<_> = self.sessions().values().filter_map(Weak::upgrade).collect();
-        open.iter().for_each(|session| session.handle_work());
+        for session in &open {
+            session.handle_work();
+        }
     }
 
     fn set_outcome(&self, outcome: RoutesOutcome) {
@@ -459,7 +460,9 @@ impl Core {
     /// Closes the sessions, then the journal; returns when it is synced.
     pub(crate) async fn close(&self) {
         let open: Vec<_> = self.sessions().values().filter_map(Weak::upgrade).collect();
-        open.iter().for_each(|session| session.end(CloseReason::ShuttingDown));
+        for session in &open {
+            session.end(CloseReason::ShuttingDown);
+        }
         self.intake.close();
         let mut finished = self.finished.clone();
         finished.wait_for(|finished| *finished).await.ok();

@@ -15,7 +15,7 @@ const FORMAT: i64 = 1;
 /// Why a fact could not be read or kept.
 #[derive(Debug, Error)]
 pub(crate) enum StoreError {
-    /// SQLite said so.
+    /// `SQLite` said so.
     #[error("the file of facts cannot be used")]
     Sqlite(#[from] rusqlite::Error),
     /// Written by another version of this program.
@@ -50,7 +50,7 @@ pub(crate) enum Area {
 }
 
 impl Area {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
             Self::Twins => "twins",

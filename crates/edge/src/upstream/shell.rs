@@ -28,6 +28,8 @@ use crate::storage::tables;
 /// Filters by which the hub's MQTT names what a link wants.
 const DESIRED_FILTER: &str = "$iothub/twin/PATCH/properties/desired/#";
 const METHODS_FILTER: &str = "$iothub/methods/POST/#";
+/// How often a flush looks whether it is done.
+const FLUSH_LOOK: Duration = Duration::from_millis(10);
 /// Largest reported patch that may wait for the hub, in bytes of JSON: the hub takes no more.
 const PENDING_BYTES_MAX: usize = 32 * 1024;
 
@@ -257,6 +259,17 @@ impl Link {
         Ok(version)
     }
 
+    /// Waits until the hub has everything that was reported, or `patience` is over.
+    pub(crate) async fn flush(&self, patience: Duration) {
+        let pushed = async {
+            while self.session().is_some() && !self.state().copy.pending.0.is_empty() {
+                tokio::time::sleep(FLUSH_LOOK).await;
+            }
+        };
+        // What is left is pushed after the next start.
+        tokio::time::timeout(patience, pushed).await.ok();
+    }
+
     /// Writes the copy; whether it is durable now.
     async fn keep(&self) -> bool {
         let copy = self.state().copy.clone();
@@ -301,7 +314,7 @@ impl Link {
     }
 
     async fn one_session(&self, failures: &mut u32) -> Over {
-        let claim = loop {
+        let (claim, expiry) = loop {
             if self.state().is_removed {
                 return Over::Stopped;
             }
@@ -313,7 +326,7 @@ impl Link {
         let deadline = self.parts.world.now().tick.after(REQUEST_WAIT);
         let link = LinkKind::Mqtt { clean: true };
         let opening = self.parts.upstream.open(claim, link, deadline);
-        let opened = match tokio::time::timeout(REQUEST_WAIT, opening).await {
+        let mut opened = match tokio::time::timeout(REQUEST_WAIT, opening).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(refusal)) => {
                 debug!(identity = %self.identity, %refusal, "not connected");
@@ -321,6 +334,8 @@ impl Link {
             }
             Err(_) => return Over::Again,
         };
+        // A client does not know how its server reads the token; we do.
+        opened.valid_until.get_or_insert(expiry);
         let session = Arc::clone(&opened.session);
         let over = match self.begin(&*session).await {
             Ok(methods) => {
@@ -339,7 +354,8 @@ impl Link {
         over
     }
 
-    fn claim(&self) -> Option<Claim> {
+    /// A fresh claim, and until when it holds.
+    fn claim(&self) -> Option<(Claim, WallTime)> {
         let key = self.state().key.clone()?;
         let resource = match self.identity.module_str() {
             None => format!("{}/devices/{}", self.parts.hub_host, self.identity.device_str()),
@@ -351,7 +367,7 @@ impl Link {
         };
         let expiry = self.parts.world.now().wall.after(TOKEN_LIFE);
         let token = SasToken::sign(&resource, None, expiry, &key);
-        Some(Claim::Sas { identity: self.identity.clone(), token })
+        Some((Claim::Sas { identity: self.identity.clone(), token }, expiry))
     }
 
     /// Subscribes and reads the twin; whether methods were subscribed.
@@ -449,7 +465,7 @@ impl Link {
     }
 
     async fn renew(&self, session: &dyn DeviceSession) -> Result<WallTime, Refusal> {
-        let claim = self.claim().ok_or_else(away)?;
+        let (claim, _) = self.claim().ok_or_else(away)?;
         let deadline = self.parts.world.now().tick.after(REQUEST_WAIT);
         let renewal = tokio::time::timeout(REQUEST_WAIT, session.renew(claim, deadline)).await;
         renewal.map_err(|_| away())?

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
+use base64::Engine as _;
 use credentials::key::SymmetricKey;
 use credentials::sas::SasToken;
 use edge::router::twins::{apply, difference};
@@ -188,10 +189,9 @@ impl State {
     fn ensure(&mut self, name: &ModuleName) -> ModuleIdentity {
         if !self.keys.contains_key(name) {
             self.made += 1;
-            let key = credentials::key::SymmetricKey::parse("bW9kdWxla2V5").unwrap();
+            let key = SymmetricKey::parse("bW9kdWxla2V5").unwrap();
             // Another key for each: the tag of its name.
             let tag = key.sign(format!("{name}{}", self.made).as_bytes());
-            use base64::Engine as _;
             let text = base64::engine::general_purpose::STANDARD.encode(tag);
             self.keys.insert(name.clone(), SymmetricKey::parse(&text).unwrap());
             self.generations.insert(name.clone(), self.made);
@@ -275,7 +275,9 @@ impl Session {
             }
             DeviceRequest::Unsubscribe(filters) => {
                 let mut inner = lock(&self.inner);
-                filters.iter().for_each(|filter| inner.features.remove(filter));
+                for filter in &filters {
+                    inner.features.remove(filter);
+                }
                 Ok(Answer::Accepted)
             }
             DeviceRequest::AnswerMethod { response, .. } => {
@@ -317,13 +319,11 @@ impl DeviceSession for Session {
 
     fn poll_event(&self, cx: &mut Context<'_>, _: Credit) -> Poll<DeviceEvent> {
         let mut inner = lock(&self.inner);
-        match inner.events.pop_front() {
-            Some(event) => Poll::Ready(event),
-            None => {
-                inner.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(event) = inner.events.pop_front() {
+            return Poll::Ready(event);
         }
+        inner.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn renew(&self, claim: Claim, _: Tick) -> Boxed<'_, Result<WallTime, Refusal>> {

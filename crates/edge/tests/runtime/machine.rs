@@ -1,12 +1,16 @@
 //! An engine in memory, and the world of one test process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use edge::workload::WorkloadSockets;
 use engine::error::EngineError;
 use engine::runtime::*;
+use model::id::ModuleName;
 use model::time::{Now, Tick, WallTime};
 use model::world::{Boxed, Clock, Random, Spawner, Turn, Worker, World};
 use tokio::sync::Notify;
@@ -27,6 +31,7 @@ struct State {
     images: BTreeSet<String>,
     modules: BTreeMap<String, (ModuleSpec, ModuleState)>,
     calls: Vec<String>,
+    doors: BTreeSet<String>,
 }
 
 type Done<T> = Boxed<'static, EngineResult<T>>;
@@ -81,6 +86,23 @@ impl Machine {
         drop(state);
         self.0.changed.notify_one();
         Ok(())
+    }
+}
+
+impl WorkloadSockets for Machine {
+    fn open<'a>(
+        &'a self,
+        module: &'a ModuleName,
+        path: &'a Path,
+        _: axum::Router,
+    ) -> Boxed<'a, io::Result<()>> {
+        assert!(path.ends_with(format!("mnt/{module}/workload.sock")), "{}", path.display());
+        lock(&self.0.state).doors.insert(module.to_string());
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn close(&self, module: &ModuleName) {
+        lock(&self.0.state).doors.remove(module.as_str());
     }
 }
 
@@ -144,6 +166,7 @@ impl ModuleRuntime for Machine {
     }
 
     fn start(&self, name: String) -> Boxed<'_, EngineResult<()>> {
+        assert!(lock(&self.0.state).doors.contains(&name), "{name} starts without its socket");
         done(self.with(&name, "start", |state| state.status = ModuleStatus::Running))
     }
 

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::{FETCH_BYTES, Fate, Pump, Step};
 use crate::router::record;
-use crate::router::shell::Core;
+use crate::router::shell::{Core, count};
 use crate::upstream::REQUEST_WAIT;
 use crate::upstream::shell::{told, until};
 
@@ -133,7 +133,7 @@ impl Sending {
                 }
             }
         }
-        self.core.counters.add(&self.core.counters.dropped_damaged, lost.len() as u64);
+        count(&self.core.counters.dropped_damaged, lost.len() as u64);
         self.give_up(lost).await;
         for (sender, messages) in senders {
             self.send_of(&sender, messages).await;
@@ -144,7 +144,7 @@ impl Sending {
         if !self.core.has_keys(sender) {
             warn!(module_id = %sender, count = messages.len(), "messages of a removed module");
             let counters = &self.core.counters;
-            counters.add(&counters.dropped_no_sender, messages.len() as u64);
+            count(&counters.dropped_no_sender, messages.len() as u64);
             self.give_up(messages.into_iter().map(|(place, _)| place).collect()).await;
             return;
         }
@@ -217,8 +217,8 @@ impl Sending {
             warn!(module_id = %sender, count = poison, "messages the hub will never take");
         }
         let counters = &self.core.counters;
-        counters.add(&counters.sent_upstream, arrived);
-        counters.add(&counters.dropped_poison, poison);
+        count(&counters.sent_upstream, arrived);
+        count(&counters.dropped_poison, poison);
         self.acknowledge(done).await;
     }
 
@@ -227,7 +227,9 @@ impl Sending {
             return;
         }
         let acknowledged = self.core.on_queue(move |queue, _| {
-            places.iter().for_each(|place| queue.acknowledge(place.lane, place.position));
+            for place in &places {
+                queue.acknowledge(place.lane, place.position);
+            }
         });
         if acknowledged.await.is_none() {
             debug!("acknowledgements came after the journal was closed");

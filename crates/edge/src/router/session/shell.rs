@@ -27,7 +27,7 @@ use tracing::warn;
 use super::{FETCH_BYTES, INVOKE_MAX, METHODS_MAX, OPERATIONS_MAX, UNSETTLED_MAX};
 use crate::access::Proven;
 use crate::router::record;
-use crate::router::shell::{Core, refusal_of};
+use crate::router::shell::{Core, count, refusal_of};
 use crate::router::twins::compose;
 use crate::upstream::shell::{Link, Owner};
 
@@ -104,14 +104,18 @@ impl ModuleSession {
             proven,
             module,
             epoch,
-            me: me.clone(),
+            me: Self::weak(me),
             operations,
         });
-        let owner: Weak<dyn Owner> = session.me.clone();
+        let owner: Weak<dyn Owner> = Self::weak(&session.me);
         link.set_owner(owner);
         session.mirror_methods();
-        core.world.spawn(operate(Weak::clone(&session.me), waiting));
+        core.world.spawn(operate(Self::weak(&session.me), waiting));
         session
+    }
+
+    fn weak(me: &Weak<Self>) -> Weak<Self> {
+        Weak::clone(me)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -182,7 +186,7 @@ impl ModuleSession {
         if done.is_empty() && again.is_empty() {
             return Ok(());
         }
-        let (me, count) = (self.me.clone(), done.len() as u64);
+        let (me, settled) = (Self::weak(&self.me), done.len() as u64);
         let command = Box::new(move |queue: &mut Queue, _| {
             for (lane, position) in &done {
                 queue.acknowledge(*lane, *position);
@@ -191,7 +195,7 @@ impl ModuleSession {
                 queue.rewind(*lane);
             }
             if let Some(session) = me.upgrade() {
-                session.core.counters.add(&session.core.counters.sent_inputs, count);
+                count(&session.core.counters.sent_inputs, settled);
                 session.handle_work();
             }
         });
@@ -206,7 +210,7 @@ impl ModuleSession {
     }
 
     fn fetch(&self, messages: usize) -> bool {
-        let (me, module) = (self.me.clone(), self.module.clone());
+        let (me, module) = (Self::weak(&self.me), self.module.clone());
         let core = Arc::clone(&self.core);
         let turn = self.state().inputs.turn;
         let command = Box::new(move |queue: &mut Queue, now_ms| {
@@ -243,7 +247,7 @@ impl ModuleSession {
                 }
                 Err(error) => {
                     warn!(%error, "a stored message was passed over");
-                    self.core.counters.add(&self.core.counters.dropped_damaged, 1);
+                    count(&self.core.counters.dropped_damaged, 1);
                     queue.acknowledge(found.lane, stored.position);
                 }
             }
@@ -284,12 +288,11 @@ impl ModuleSession {
         Poll::Pending
     }
 
-    fn answer_method(&self, call: MethodCallId, response: MethodResponse) -> Reply {
+    fn answer_method(&self, call: MethodCallId, response: MethodResponse) {
         if let Some(caller) = self.state().calls.remove(&call) {
             // Nobody waits any more: that is no fault of the module.
             caller.send(response).ok();
         }
-        Ok(Answer::Accepted)
     }
 
     async fn operate(&self, request: DeviceRequest, deadline: Tick) -> Reply {
@@ -314,7 +317,9 @@ impl ModuleSession {
             }
             DeviceRequest::Unsubscribe(filters) => {
                 let mut features = self.state().features.clone();
-                filters.iter().for_each(|filter| features.remove(filter));
+                for filter in &filters {
+                    features.remove(filter);
+                }
                 self.keep(features).await?;
                 Ok(Answer::Accepted)
             }
@@ -452,7 +457,8 @@ impl DeviceSession for ModuleSession {
                 },
                 DeviceRequest::Settle { .. } => Slot::Known(Ok(Answer::Accepted)),
                 DeviceRequest::AnswerMethod { call, response } => {
-                    Slot::Known(self.answer_method(call, response))
+                    self.answer_method(call, response);
+                    Slot::Known(Ok(Answer::Accepted))
                 }
                 request => {
                     let (answer, reply) = oneshot::channel();
@@ -469,7 +475,7 @@ impl DeviceSession for ModuleSession {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.state().room = Some(cx.waker().clone());
         let has_room = self.operations.capacity() >= BATCH_REQUESTS_MAX || !self.is_open();
-        if !has_room { Poll::Pending } else { self.core.intake.poll_ready(cx) }
+        if has_room { self.core.intake.poll_ready(cx) } else { Poll::Pending }
     }
 
     fn poll_event(&self, cx: &mut Context<'_>, credit: Credit) -> Poll<DeviceEvent> {

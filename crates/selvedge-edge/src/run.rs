@@ -1,0 +1,240 @@
+//! `selvedge-edge run`: opens everything, joins it, waits for a signal, closes in order.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use credentials::certificate::client_verifier;
+use edge::settings::{EngineKind, Settings};
+use edge::shell::{Edge, Parts};
+use engine::backend::Offloaded;
+use engine::process::ProcessEngine;
+use engine::runtime::ModuleRuntime;
+use journal::disk::file::FileDisk;
+use model::waist::DeviceApi;
+use model::world::World;
+use net::client::{MqttClient, Target};
+use net::http::HttpServer;
+use net::mqtt::MqttServer;
+use net::network::{Address, Network, SystemNetwork};
+use net::tls::{self, ServerCertificate};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use crate::sockets::{Doors, serve, set_mode};
+use crate::{Engine, RunArgs};
+
+/// How long connections may take to end at shutdown.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the listeners' certificate is made afresh; it holds far longer.
+const CERTIFICATE_EVERY: Duration = Duration::from_hours(24);
+/// Who may use the management socket when a group is named, and when none is.
+const MANAGEMENT_GROUP_MODE: u32 = 0o660;
+const MANAGEMENT_MODE: u32 = 0o600;
+/// Where others learn the addresses in use, in the data folder.
+const ADDRESSES: &str = "edge.json";
+
+pub(crate) async fn run(args: &RunArgs) -> Result<()> {
+    let settings = read_settings(args)?;
+    let data = settings.own.data.clone();
+    fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+    set_mode(&data, 0o700).with_context(|| format!("cannot protect {}", data.display()))?;
+    let _lock = lock(&data)?;
+    let world = net::world::system(tokio::runtime::Handle::current());
+    let network: Arc<dyn Network> = Arc::new(SystemNetwork);
+    let upstream = upstream(&settings, &network, &world)?;
+    let runtime = engine(args, &settings, &world)?;
+    let messages = data.join("messages");
+    let disk =
+        FileDisk::open(&messages).with_context(|| format!("cannot use {}", messages.display()))?;
+    let edge = Edge::start(Parts {
+        settings: settings.clone(),
+        folder: data.clone(),
+        disk: Arc::new(disk),
+        world: world.clone(),
+        upstream,
+        runtime,
+        sockets: Arc::new(Doors::new(Arc::clone(&network), world.clone())),
+    })
+    .await
+    .context("the runtime does not start")?;
+    let listeners = Listeners::start(&edge, &settings, &network, &world).await?;
+    publish(&data, &listeners.mqtt_address, &settings.listen.management)?;
+    info!(mqtt = %listeners.mqtt_address, "selvedge-edge is ready");
+    until_stopped(&edge, &listeners.certificate).await?;
+    info!("stopping; modules keep running");
+    listeners.stop().await;
+    edge.close().await;
+    Ok(())
+}
+
+fn read_settings(args: &RunArgs) -> Result<Settings> {
+    let text = fs::read_to_string(&args.config)
+        .with_context(|| format!("cannot read {}", args.config.display()))?;
+    let mut settings = match &args.data {
+        Some(data) => {
+            let data = std::path::absolute(data).context("--data")?;
+            Settings::parse_in(&text, &data)?
+        }
+        None => Settings::parse(&text)?,
+    };
+    if let Some(engine) = args.engine {
+        settings.own.engine = match engine {
+            Engine::Process => EngineKind::Process,
+            Engine::Embedded => EngineKind::Embedded,
+        };
+    }
+    if settings.own.user.is_some() {
+        bail!("[selvedge] user: this version cannot become another user; start it as that user");
+    }
+    Ok(settings)
+}
+
+/// Takes the folder for this process, or says who has it.
+fn lock(data: &Path) -> Result<Flock<File>> {
+    let path = data.join("lock");
+    let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    let Ok(mut held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        let holder = fs::read_to_string(&path).unwrap_or_default();
+        bail!("process {} already runs a device in {}", holder.trim(), data.display())
+    };
+    // Only for people; the lock itself is the kernel's.
+    held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id())).ok();
+    Ok(held)
+}
+
+fn upstream(
+    settings: &Settings,
+    network: &Arc<dyn Network>,
+    world: &World,
+) -> Result<Arc<dyn DeviceApi>> {
+    let path = settings.trust_bundle_cert.as_ref().context(
+        "trust_bundle_cert is missing: name the PEM file with the authority of the hub's \
+         certificate",
+    )?;
+    let roots =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let trust = tls::Client::trusting(&roots)
+        .with_context(|| format!("cannot trust {}", path.display()))?;
+    let host = settings.provisioning.hub_host.clone();
+    let dialled: Box<str> =
+        settings.own.upstream_address.map_or_else(|| host.clone(), |at| at.to_string().into());
+    let target = Target {
+        mqtt: Address::Tcp(dialled.clone(), settings.own.upstream_mqtt_port),
+        https: Some(Address::Tcp(dialled, settings.own.upstream_https_port)),
+        tls: Some((trust, host.clone())),
+        host,
+    };
+    Ok(Arc::new(MqttClient::new(world.clone(), Arc::clone(network), target)))
+}
+
+fn engine(args: &RunArgs, settings: &Settings, world: &World) -> Result<Arc<dyn ModuleRuntime>> {
+    match settings.own.engine {
+        EngineKind::Process => {
+            let root = settings.own.data.join("engine");
+            let programs = args.programs.iter().cloned().collect();
+            let engine = ProcessEngine::open(&root, programs, world.clone())
+                .context("the process engine does not start")?;
+            Ok(Arc::new(Offloaded::new(Arc::new(engine), world.clone())))
+        }
+        EngineKind::Embedded => {
+            bail!("the embedded engine is not part of this build; --engine process is")
+        }
+    }
+}
+
+/// Everything that listens.
+struct Listeners {
+    mqtt: MqttServer,
+    mqtt_address: Address,
+    management: HttpServer,
+    certificate: ServerCertificate,
+}
+
+impl Listeners {
+    async fn start(
+        edge: &Edge,
+        settings: &Settings,
+        network: &Arc<dyn Network>,
+        world: &World,
+    ) -> Result<Self> {
+        let issued = edge.server_certificate()?;
+        let certificate = ServerCertificate::new(&issued.chain, &issued.key_der)?;
+        let tls = tls::Server::new(certificate.clone(), client_verifier())?;
+        let at = Address::from(settings.own.mqtt);
+        let incoming =
+            network.listen(&at).await.with_context(|| format!("cannot listen at {at}"))?;
+        let mqtt_address = incoming.address();
+        let mqtt = MqttServer::start(incoming, Some(tls), edge.device_api(), world);
+        let path = &settings.listen.management;
+        let management = management(edge, path, settings.own.group.as_deref(), network, world)
+            .await
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
+        Ok(Self { mqtt, mqtt_address, management, certificate })
+    }
+
+    async fn stop(self) {
+        tokio::join!(
+            self.mqtt.shut_down(SHUTDOWN_PATIENCE),
+            self.management.shut_down(SHUTDOWN_PATIENCE)
+        );
+    }
+}
+
+async fn management(
+    edge: &Edge,
+    path: &Path,
+    group: Option<&str>,
+    network: &Arc<dyn Network>,
+    world: &World,
+) -> Result<HttpServer> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mode = if group.is_some() { MANAGEMENT_GROUP_MODE } else { MANAGEMENT_MODE };
+    let server = serve(&**network, path, mode, edge.management(), world).await?;
+    if let Some(name) = group {
+        let group = nix::unistd::Group::from_name(name)?
+            .with_context(|| format!("there is no group {name}"))?;
+        nix::unistd::chown(path, None, Some(group.gid))?;
+    }
+    Ok(server)
+}
+
+/// Tells others where the router listens; the file is complete whenever it is there.
+fn publish(data: &Path, mqtt: &Address, management: &Path) -> Result<()> {
+    let text = json!({
+        "mqtt": mqtt.to_string(),
+        "management": management,
+        "pid": std::process::id(),
+    });
+    let path = data.join(ADDRESSES);
+    let fresh: PathBuf = path.with_extension("new");
+    fs::write(&fresh, text.to_string())
+        .and_then(|()| fs::rename(&fresh, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Waits for a signal, making the certificate afresh meanwhile.
+async fn until_stopped(edge: &Edge, certificate: &ServerCertificate) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = tokio::time::sleep(CERTIFICATE_EVERY) => {
+                let fresh = edge.server_certificate()?;
+                if let Err(refused) = certificate.replace(&fresh.chain, &fresh.key_der) {
+                    error!(error = %refused, "the older certificate is still shown");
+                }
+            }
+        }
+    }
+}
