@@ -3,7 +3,12 @@
 //! Left out is what MQTT 3.1.1 has no words for: why a session ended (takeover, revocation and
 //! expiry all look like a closed socket), renewal within a session, and which subscriptions a
 //! resumed session still has.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
