@@ -9,8 +9,9 @@ import json
 import os
 import sys
 import threading
+import time
 
-from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse
+from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse, exceptions
 
 lock = threading.Lock()
 
@@ -39,6 +40,11 @@ def carry_out(client, command):
             return client.connect()
         case "send":
             return client.send_message(message(command))
+        case "send_many":
+            for number in range(command["first"], command["last"] + 1):
+                send_surely(client, number)
+                say("sent", number=number)
+            return None
         case "twin":
             return client.get_twin()
         case "report":
@@ -47,6 +53,15 @@ def carry_out(client, command):
             return listen(client)
         case other:
             raise ValueError(f"unknown command {other}")
+
+
+def send_surely(client, number):
+    """As an application does: the SDK refuses to send in the moment of a disconnect."""
+    while True:
+        try:
+            return client.send_message(Message(str(number)))
+        except exceptions.NoConnectionError:
+            time.sleep(0.05)
 
 
 def listen(client):

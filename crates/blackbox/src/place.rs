@@ -28,9 +28,9 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 pub fn free_address() -> Result<Ipv4Addr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [high, low] = u16::try_from(std::process::id() % 0xF000).unwrap_or(0).to_be_bytes();
-    for _ in 0..250 {
-        let [_, last] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-        let address = Ipv4Addr::new(127, high.max(1), low, last.clamp(2, 250));
+    for _ in 0..240 {
+        let last = u8::try_from(2 + NEXT.fetch_add(1, Ordering::Relaxed) % 240)?;
+        let address = Ipv4Addr::new(127, high.max(1), low, last);
         if TcpListener::bind((address, MQTT_PORT)).is_ok() {
             return Ok(address);
         }

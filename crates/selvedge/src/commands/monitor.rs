@@ -3,7 +3,7 @@
 use api::telemetry::{BodyEncoding, TelemetryMessage};
 
 use crate::cli::{MonitorArgs, Output, PlaceArgs};
-use crate::client::{Service, segment};
+use crate::client::{Events, Service, segment};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -17,7 +17,22 @@ pub(crate) async fn run(
         args.device.as_deref().map(|id| format!("&device={}", segment(id))).unwrap_or_default();
     let path = format!("/api/v1/telemetry/stream?from={}{device}", segment(&args.from));
     let mut events = service.events(&path).await?;
-    let mut left = args.count;
+    let mut cursor = String::new();
+    let done = follow(&mut events, &mut cursor, args.count, terminal).await;
+    if !cursor.is_empty() {
+        terminal.say(&format!("go on after this with --from {cursor}"));
+    }
+    done
+}
+
+/// Prints messages until `left` are printed, the stream ends or the user does; `cursor` is then
+/// behind the last printed one.
+async fn follow(
+    events: &mut Events,
+    cursor: &mut String,
+    mut left: Option<u64>,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
     while left != Some(0) {
         let event = tokio::select! {
             biased;
@@ -30,6 +45,7 @@ pub(crate) async fn run(
         match event.kind.as_str() {
             "message" => {
                 print(&event.data, terminal)?;
+                *cursor = event.id;
                 left = left.map(|left| left - 1);
             }
             "behind" => terminal.say("some telemetry was already removed by retention; going on"),
