@@ -34,14 +34,20 @@ pub struct Hub {
     door: Door,
     process: Option<Child>,
     starts: u32,
+    filter: &'static str,
 }
 
 impl Hub {
     /// Starts a hub on `scratch` and waits until it serves.
     pub fn start(scratch: &Path, door: Door) -> Result<Self> {
+        Self::start_with_log(scratch, door, "warn,net=debug,hub=info")
+    }
+
+    /// The same, with a filter for its log.
+    pub fn start_with_log(scratch: &Path, door: Door, filter: &'static str) -> Result<Self> {
         let address = place::free_address()?;
         let folder = scratch.join("data");
-        let mut hub = Self { folder, address, door, process: None, starts: 0 };
+        let mut hub = Self { folder, address, door, process: None, starts: 0, filter };
         hub.start_again()?;
         Ok(hub)
     }
@@ -64,7 +70,7 @@ impl Hub {
             .args(["--host", &self.address.to_string()])
             .arg("--data")
             .arg(&self.folder)
-            .env("RUST_LOG", "warn,net=debug,hub=info")
+            .env("RUST_LOG", self.filter)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

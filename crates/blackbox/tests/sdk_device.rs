@@ -325,3 +325,27 @@ fn a_device_that_is_wrong_or_was_removed_is_refused_and_the_sdk_does_not_go_on()
     hub.stop()?;
     scratch.passed()
 }
+
+#[test]
+fn the_most_talkative_log_of_the_hub_holds_no_credential() -> Result<()> {
+    let scratch = Scratch::new("talkative")?;
+    let mut hub = Hub::start_with_log(scratch.path(), Door::Stock, "trace")?;
+    let mut device = device(&hub, &scratch, "d", json!({}))?;
+    device.ask(json!({"do": "listen"}), SOON)?;
+    everything_works(&hub, &mut device, "d", 1)?;
+    device.finish(SOON)?;
+    let text = hub.run(&["device", "connection-string", "d"])?;
+    let owner = std::fs::read_to_string(hub.folder().join("hub/owner.connection"))?;
+    hub.stop()?;
+    let log = hub.log()?;
+    ensure!(log.lines().count() > 100, "the log is not talkative, so it proves nothing");
+    for secret in [text.trim(), owner.trim()] {
+        let (_, key) = secret.split_once("SharedAccessKey=").context("no key")?;
+        ensure!(!log.contains(key), "a key is in the log");
+    }
+    for word in ["SharedAccessSignature", "sig=", "PRIVATE KEY"] {
+        let line = log.lines().find(|line| line.contains(word));
+        ensure!(line.is_none(), "{word} is in the log: {line:?}");
+    }
+    scratch.passed()
+}

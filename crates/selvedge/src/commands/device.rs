@@ -66,8 +66,7 @@ async fn create(
 async fn list(service: &Service, top: usize, terminal: &Terminal) -> Result<(), Failure> {
     let mut all: Vec<Device> = Vec::new();
     while all.len() < top {
-        let most = usize::try_from(api::registry::LIST_TOP_MAX).unwrap_or(usize::MAX);
-        let page = (top - all.len()).min(most);
+        let page = (top - all.len()).min(api::registry::LIST_TOP_MAX);
         let after = all.last().and_then(|device| device.device_id.clone());
         let after = after.map(|id| format!("&after={}", segment(&id))).unwrap_or_default();
         let mut more: Vec<Device> = service.get(&format!("/devices?top={page}{after}")).await?;
