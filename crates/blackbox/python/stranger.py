@@ -63,12 +63,29 @@ def attempt(command, settings, identity):
     return [packet.hex() for packet in found] + ([rest.hex()] if rest else [])
 
 
+def take_over(settings, identity):
+    """A second connection of the same identity; what each of both got to hear."""
+    older, newer = (mqtt.dial(identity.host, settings["port"], settings["ca"]) for _ in "12")
+    heard = []
+    for connection in (older, newer):
+        connection.sendall(opening({}, identity))
+        heard.append(connection.recv(4).hex())
+    heard.append(older.recv(4).hex())  # Nothing more: the end of the stream.
+    newer.sendall(bytes.fromhex("c000"))
+    heard.append(newer.recv(2).hex())
+    older.close()
+    newer.close()
+    return heard
+
+
 def main():
     settings, identity = json.loads(sys.argv[1]), mqtt.Identity()
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            answer = {"event": "done", "value": attempt(command, settings, identity)}
+            act = {"attempt": lambda: attempt(command, settings, identity)}
+            act["take_over"] = lambda: take_over(settings, identity)
+            answer = {"event": "done", "value": act[command["do"]]()}
         except Exception as error:  # The test decides what a failure means.
             answer = {"event": "failed", "error": repr(error)}
         print(json.dumps({"id": command["id"], **answer}), flush=True)

@@ -166,3 +166,17 @@ fn a_client_that_breaks_the_protocol_loses_its_connection_and_nothing_else() -> 
     hub.stop()?;
     scratch.passed()
 }
+
+#[test]
+fn a_second_connection_of_an_identity_ends_the_first() -> Result<()> {
+    let scratch = Scratch::new("takeover")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    let mut script = stranger(&hub, &scratch)?;
+    for _ in 0..20 {
+        let heard = script.ask(json!({"do": "take_over"}), SOON)?;
+        ensure!(heard == json!([ACCEPTED, ACCEPTED, "", ALIVE]), "{heard}");
+    }
+    script.finish(SOON)?;
+    hub.stop()?;
+    scratch.passed()
+}
