@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod bundle;
 pub mod create_options;
+pub mod embedded;
 pub mod error;
 pub mod image;
 pub mod log;

@@ -1,0 +1,168 @@
+//! The folder of one container.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::mount;
+use crate::bundle::{self, Parts};
+use crate::error::EngineError;
+use crate::image::digest::Digest;
+use crate::image::store::write_whole;
+use crate::runtime::{EngineResult, ModuleSpec};
+
+/// `module.json`: what the container was made from. Its presence makes the module exist.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) version: u32,
+    /// Name of its control group and for libcontainer.
+    pub(super) id: String,
+    pub(super) spec: ModuleSpec,
+    pub(super) image_digest: String,
+    pub(super) layers: Vec<PathBuf>,
+    pub(super) labels: BTreeMap<String, String>,
+    /// Whether a monitor was ever asked to run it.
+    pub(super) started: bool,
+}
+
+/// A name that no other folder on this machine gives: modules of two engines may share a name.
+pub(super) fn id(folder: &Path) -> String {
+    let digest = Digest::of(folder.as_os_str().as_encoded_bytes());
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name: String =
+        name.chars().filter(|letter| letter.is_ascii_alphanumeric()).take(32).collect();
+    format!("{name}-{}", digest.hex().get(..12).unwrap_or_default())
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Container(PathBuf);
+
+impl Container {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+
+    pub(super) fn log_folder(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    fn failed(&self) -> impl Fn(io::Error) -> EngineError + '_ {
+        |error| EngineError::system(self.0.display().to_string(), error)
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.0.join("module.json").is_file()
+    }
+
+    pub(super) fn record(&self) -> EngineResult<Option<Record>> {
+        let path = self.0.join("module.json");
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed()(error)),
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| EngineError::system(path.display().to_string(), error)),
+        }
+    }
+
+    pub(super) fn write_record(&self, record: &Record) -> EngineResult<()> {
+        self.write_json("module.json", record)
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> EngineResult<()> {
+        let text = serde_json::to_vec_pretty(value)
+            .map_err(|error| EngineError::system(format!("writing {name}"), error))?;
+        write_whole(&self.0.join(name), &text)
+    }
+
+    /// Makes the folders and mounts the root file system.
+    pub(super) fn make(&self, layers: &[PathBuf]) -> EngineResult<()> {
+        for name in ["", "rootfs", "upper", "work", "log"] {
+            fs::create_dir_all(self.0.join(name)).map_err(self.failed())?;
+        }
+        // The upper folder becomes the root of the module, whoever it runs as.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.0.join("upper"), open).map_err(self.failed())?;
+        self.mount(layers)
+    }
+
+    pub(super) fn mount(&self, layers: &[PathBuf]) -> EngineResult<()> {
+        if mount::is_mounted(&self.rootfs()) {
+            return Ok(());
+        }
+        mount::overlay(&self.0, layers)
+    }
+
+    /// Writes `hosts`, `hostname` and `resolv.conf`.
+    pub(super) fn write_names(&self, parts: &Parts<'_>) -> EngineResult<()> {
+        let host = &parts.options.host;
+        let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
+        let mut extra = host.extra_hosts.clone();
+        extra.extend(parts.spec.extra_hosts.clone());
+        for (name, address) in &extra {
+            let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+            hosts.push_str(&format!("{address}\t{name}\n"));
+        }
+        let mut resolv = String::new();
+        if host.dns.is_empty() {
+            resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        }
+        for server in &host.dns {
+            resolv.push_str(&format!("nameserver {server}\n"));
+        }
+        for (word, values) in [("search", &host.dns_search), ("options", &host.dns_options)] {
+            if !values.is_empty() {
+                resolv.push_str(&format!("{word} {}\n", values.join(" ")));
+            }
+        }
+        let name = format!("{}\n", bundle::hostname(parts));
+        for (file, text) in [("hosts", hosts), ("resolv.conf", resolv), ("hostname", name)] {
+            let path = self.0.join(file);
+            fs::write(&path, text)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+                .map_err(self.failed())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_bundle(&self, config: &Value, monitor: &Value) -> EngineResult<()> {
+        self.write_json("config.json", config)?;
+        self.write_json("monitor.json", monitor)
+    }
+
+    pub(super) fn clear_exit(&self) -> EngineResult<()> {
+        match fs::remove_file(self.0.join("exit.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed()(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything; also what was only half made.
+    pub(super) fn destroy(&self) -> EngineResult<()> {
+        match fs::remove_file(self.0.join("module.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.failed()(error));
+            }
+            _ => {}
+        }
+        mount::unmount(&self.rootfs())?;
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed()(error)),
+            _ => Ok(()),
+        }
+    }
+}
