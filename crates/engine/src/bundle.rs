@@ -199,7 +199,6 @@ fn linux(parts: &Parts<'_>) -> Value {
         "sysctl": host.sysctls,
         "cgroupsPath": format!("{CGROUP_PARENT}/{}", parts.id),
         "resources": resources(parts),
-        "rootfsPropagation": "rprivate",
     });
     if let Value::Object(linux) = &mut linux
         && !host.privileged
