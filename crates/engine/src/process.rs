@@ -335,4 +335,4 @@ impl Backend for ProcessEngine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -57,7 +57,7 @@ fn open(folder: &Path) -> ProcessEngine {
     ProcessEngine::open(folder, programs, world()).unwrap()
 }
 
-fn spec(name: &str, script: &str) -> ModuleSpec {
+pub(crate) fn spec(name: &str, script: &str) -> ModuleSpec {
     ModuleSpec {
         name: name.to_owned(),
         image: "shell:1".to_owned(),
