@@ -24,24 +24,54 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// implementation answers `Conflict` or waits.
 pub trait Backend: Send + Sync {
     /// See [`ModuleRuntime::info`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn info(&self) -> EngineResult<EngineInfo>;
     /// See [`ModuleRuntime::list`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn list(&self) -> EngineResult<Vec<ModuleState>>;
     /// See [`ModuleRuntime::import_image`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn import_image(&self, archive: &ImageArchive) -> EngineResult<ImageImported>;
     /// See [`ModuleRuntime::images`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn images(&self) -> EngineResult<Vec<ImageState>>;
     /// See [`ModuleRuntime::prepare`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn prepare(&self, image: &str) -> EngineResult<ImageState>;
     /// See [`ModuleRuntime::create`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn create(&self, spec: &ModuleSpec) -> EngineResult<ModuleCreated>;
     /// See [`ModuleRuntime::start`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn start(&self, name: &str) -> EngineResult<()>;
     /// See [`ModuleRuntime::stop`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn stop(&self, name: &str, grace: Duration) -> EngineResult<()>;
     /// See [`ModuleRuntime::remove`].
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn remove(&self, name: &str) -> EngineResult<()>;
     /// One page of a module's log.
+    ///
+    /// # Errors
+    /// As in [`EngineError`].
     fn read_log(
         &self,
         name: &str,

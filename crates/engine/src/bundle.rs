@@ -122,6 +122,9 @@ pub fn hostname(parts: &Parts<'_>) -> String {
 }
 
 /// The runtime specification.
+///
+/// # Errors
+/// `InvalidSpec` when there is no command.
 pub fn config(parts: &Parts<'_>) -> EngineResult<Value> {
     let arguments =
         command(parts.options, parts.image).ok_or_else(|| EngineError::InvalidSpec {
@@ -337,13 +340,15 @@ mod tests {
     use super::*;
     use crate::create_options::Policy;
 
+    type Words<'a> = &'a [&'a str];
+
     #[test]
     fn entry_point_and_command_combine_as_in_docker() {
         let list = |words: &[&str]| -> Option<Vec<String>> {
             (!words.is_empty()).then(|| words.iter().map(|word| (*word).to_owned()).collect())
         };
         // image entry, image cmd, own entry, own cmd, result
-        let rows: &[(&[&str], &[&str], &[&str], &[&str], &[&str])] = &[
+        let rows: &[(Words<'_>, Words<'_>, Words<'_>, Words<'_>, Words<'_>)] = &[
             (&["e"], &["c"], &[], &[], &["e", "c"]),
             (&["e"], &["c"], &[], &["d"], &["e", "d"]),
             (&["e"], &["c"], &["f"], &[], &["f"]),

@@ -60,6 +60,9 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     /// Reads create options; an empty text asks for nothing.
+    ///
+    /// # Errors
+    /// `InvalidCreateOptions` with the path of the first field that cannot be honoured.
     pub fn parse(text: &str, policy: Policy) -> Result<Self, EngineError> {
         if text.len() > CREATE_OPTIONS_BYTES_MAX {
             let message = format!("longer than {CREATE_OPTIONS_BYTES_MAX} bytes");

@@ -59,6 +59,9 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> EngineError + '_ {
 
 impl EmbeddedEngine {
     /// Opens the engine's folder. Modules that run are left running.
+    ///
+    /// # Errors
+    /// `Unavailable` without root; `System` when the folder cannot be used.
     pub fn open(settings: EmbeddedSettings) -> EngineResult<Self> {
         if !nix::unistd::geteuid().is_root() {
             let message = "the embedded engine needs root".to_owned();
@@ -85,6 +88,9 @@ impl EmbeddedEngine {
     }
 
     /// Frees images that neither a reference nor a container needs.
+    ///
+    /// # Errors
+    /// `Unavailable` without root; `System` when the folder cannot be used.
     pub fn sweep_images(&self) -> EngineResult<Swept> {
         let _turn = self.turn();
         let mut in_use = BTreeSet::new();

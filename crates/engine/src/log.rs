@@ -54,6 +54,9 @@ struct Stored {
 }
 
 /// Reads one page of the log in `folder`. A log without files is empty.
+///
+/// # Errors
+/// When the files cannot be read or written.
 pub fn read_page(
     folder: &Path,
     query: &LogQuery,
@@ -202,6 +205,9 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Goes on with the log in `folder`, made if absent.
+    ///
+    /// # Errors
+    /// When the files cannot be read or written.
     pub fn open(folder: &Path, limits: LogLimits) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(LOG_FILE);
@@ -211,6 +217,9 @@ impl LogWriter {
     }
 
     /// Takes what a module wrote at `now`; whole lines go to the file.
+    ///
+    /// # Errors
+    /// When the files cannot be read or written.
     pub fn take(&mut self, source: LogSource, bytes: &[u8], now: WallTime) -> io::Result<()> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             for part in piece.chunks(LINE_BYTES_MAX) {
@@ -227,6 +236,9 @@ impl LogWriter {
     }
 
     /// Writes what has no line end yet.
+    ///
+    /// # Errors
+    /// When the files cannot be read or written.
     pub fn finish(&mut self, now: WallTime) -> io::Result<()> {
         let [stdout, stderr] = std::mem::take(&mut self.begun);
         for (source, line) in [(LogSource::Stdout, stdout), (LogSource::Stderr, stderr)] {
@@ -298,14 +310,13 @@ mod tests {
             assert!(page.done);
         };
         let all = ["line 0", "line 1", "line 2", "line 3", "line 4", "line 5"];
-        let none = LogQuery::default();
-        check(none.clone(), &all);
-        check(LogQuery { tail: Some(2), ..none.clone() }, &all[4..]);
-        check(LogQuery { tail: Some(0), ..none.clone() }, &[]);
-        check(LogQuery { tail: Some(99), ..none.clone() }, &all);
-        check(LogQuery { since: Some(4000), ..none.clone() }, &all[4..]);
-        check(LogQuery { until: Some(2000), ..none.clone() }, &all[..2]);
-        check(LogQuery { until: Some(4000), tail: Some(1), ..none }, &all[3..4]);
+        check(LogQuery::default(), &all);
+        check(LogQuery { tail: Some(2), ..LogQuery::default() }, &all[4..]);
+        check(LogQuery { tail: Some(0), ..LogQuery::default() }, &[]);
+        check(LogQuery { tail: Some(99), ..LogQuery::default() }, &all);
+        check(LogQuery { since: Some(4000), ..LogQuery::default() }, &all[4..]);
+        check(LogQuery { until: Some(2000), ..LogQuery::default() }, &all[..2]);
+        check(LogQuery { until: Some(4000), tail: Some(1), ..LogQuery::default() }, &all[3..4]);
     }
 
     #[test]

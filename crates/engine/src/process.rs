@@ -59,6 +59,9 @@ impl std::fmt::Debug for ProcessEngine {
 impl ProcessEngine {
     /// Opens the folder, adopts what still runs, and starts the thread that copies logs.
     /// `programs` maps image references to programs.
+    ///
+    /// # Errors
+    /// `System` when the folder cannot be used.
     pub fn open(
         root: &Path,
         programs: BTreeMap<String, PathBuf>,
@@ -197,7 +200,7 @@ impl ProcessEngine {
     }
 
     /// Signals the module's whole process group, if it is still the one that was started.
-    fn signal(&self, files: &Files, signal: Signal) -> EngineResult<()> {
+    fn signal(files: &Files, signal: Signal) -> EngineResult<()> {
         let Some(started) = files.started()? else { return Ok(()) };
         if files.exit()?.is_some() || !started.lives() {
             return Ok(());
@@ -224,11 +227,11 @@ impl ProcessEngine {
     }
 
     fn end(&self, name: &str, files: &Files, grace: Duration) -> EngineResult<()> {
-        self.signal(files, Signal::SIGTERM)?;
+        Self::signal(files, Signal::SIGTERM)?;
         if self.wait(files, grace)? {
             return Ok(());
         }
-        self.signal(files, Signal::SIGKILL)?;
+        Self::signal(files, Signal::SIGKILL)?;
         if self.wait(files, Duration::from_secs(10))? {
             return Ok(());
         }

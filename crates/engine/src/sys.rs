@@ -28,14 +28,10 @@ pub(crate) fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> 
     let len = unsafe {
         libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     };
-    match usize::try_from(len) {
-        Ok(len) => {
-            value.truncate(len);
-            Ok(Some(value))
-        }
-        Err(_) => {
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() == Some(libc::ENODATA) { Ok(None) } else { Err(error) }
-        }
-    }
+    let Ok(len) = usize::try_from(len) else {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENODATA) { Ok(None) } else { Err(error) };
+    };
+    value.truncate(len);
+    Ok(Some(value))
 }

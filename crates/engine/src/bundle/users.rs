@@ -44,6 +44,9 @@ fn image_file(root: &Path, name: &str) -> String {
 }
 
 /// Finds `user` (Docker's `User`) in the image at `root`; empty means root.
+///
+/// # Errors
+/// `InvalidCreateOptions` when the image does not know a name.
 pub fn find(root: &Path, user: &str, group_add: &[String]) -> EngineResult<Identity> {
     let (passwd, group) = (image_file(root, "etc/passwd"), image_file(root, "etc/group"));
     resolve(&passwd, &group, user, group_add)

@@ -7,6 +7,7 @@ fn parse(text: &str) -> CreateOptions {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn what_cannot_be_honoured_is_refused_with_its_path() {
     let rows: &[(&str, &str)] = &[
         ("[]", ""),

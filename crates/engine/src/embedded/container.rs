@@ -35,8 +35,7 @@ pub(super) struct Record {
 pub(super) fn id(folder: &Path) -> String {
     let digest = Digest::of(folder.as_os_str().as_encoded_bytes());
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let name: String =
-        name.chars().filter(|letter| letter.is_ascii_alphanumeric()).take(32).collect();
+    let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
     format!("{name}-{}", digest.hex().get(..12).unwrap_or_default())
 }
 
@@ -115,18 +114,18 @@ impl Container {
         extra.extend(parts.spec.extra_hosts.clone());
         for (name, address) in &extra {
             let address = if address == "host-gateway" { "127.0.0.1" } else { address };
-            hosts.push_str(&format!("{address}\t{name}\n"));
+            hosts.extend([address, "\t", name, "\n"]);
         }
         let mut resolv = String::new();
         if host.dns.is_empty() {
             resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         }
         for server in &host.dns {
-            resolv.push_str(&format!("nameserver {server}\n"));
+            resolv.extend(["nameserver ", server, "\n"]);
         }
         for (word, values) in [("search", &host.dns_search), ("options", &host.dns_options)] {
             if !values.is_empty() {
-                resolv.push_str(&format!("{word} {}\n", values.join(" ")));
+                resolv.extend([word, " ", &values.join(" "), "\n"]);
             }
         }
         let name = format!("{}\n", bundle::hostname(parts));

@@ -29,6 +29,7 @@ const LOCK_TRY_EVERY: Duration = Duration::from_millis(10);
 const BURIAL_MAX: Duration = Duration::from_secs(20);
 
 /// `exit.json`.
+#[expect(clippy::struct_field_names, reason = "the names of exit.json")]
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Exit {
     pub(super) exit_code: i32,

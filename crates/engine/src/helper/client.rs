@@ -49,6 +49,9 @@ fn gone() -> EngineError {
 }
 
 /// Speaks to the helper at the other end of `socket`. Needs a tokio runtime around it.
+///
+/// # Errors
+/// When the socket is not usable.
 pub fn connect(socket: OwnedFd, world: World) -> io::Result<HelperClient> {
     let stream = std::os::unix::net::UnixStream::from(socket);
     stream.set_nonblocking(true)?;

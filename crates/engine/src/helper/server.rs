@@ -18,6 +18,9 @@ use crate::runtime::EngineResult;
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Serves `backend` on `socket` until the peer has closed it. Blocks; modules run on after it.
+///
+/// # Errors
+/// When the peer breaks the protocol or the socket fails.
 pub fn serve(socket: OwnedFd, backend: Arc<dyn Backend>, world: &World) -> io::Result<()> {
     let mut reader = UnixStream::from(socket);
     let writer = Arc::new(Mutex::new(reader.try_clone()?));

@@ -30,6 +30,9 @@ pub struct LayerFile<'a> {
 }
 
 /// A layer of `files`, in the order given, owned by root, at time zero.
+///
+/// # Errors
+/// Those of the writer.
 pub fn layer(files: &[LayerFile<'_>]) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for file in files {
@@ -54,6 +57,9 @@ fn plain_header(len: usize, mode: u32) -> tar::Header {
 }
 
 /// Writes the image as an OCI layout in a tar stream, its layers gzipped.
+///
+/// # Errors
+/// Those of the writer.
 pub fn write_oci_archive(image: &ImageContent, target: impl Write) -> io::Result<()> {
     let config = configuration(image)?;
     let mut blobs = vec![config.clone()];

@@ -58,7 +58,7 @@ pub struct ImageDocument {
 /// The layers of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct RootFs {
-    /// DiffIDs, lowest first.
+    /// `DiffID`s, lowest first.
     pub diff_ids: Vec<Digest>,
 }
 
@@ -195,7 +195,7 @@ fn layout(
         let files = manifest.layers.iter().map(|layer| {
             let gzip = match layer.media_type.as_str() {
                 kind if kind.ends_with("gzip") => Some(true),
-                kind if kind.ends_with(".tar") => Some(false),
+                "application/vnd.oci.image.layer.v1.tar" => Some(false),
                 kind => return Err(EngineError::image(format!("layer type {kind:?}"))),
             };
             Ok((blob_name(&layer.digest), Some(layer.digest.clone()), gzip))
@@ -258,7 +258,7 @@ fn saved(
 
 type LayerFileRow = (String, Option<Digest>, Option<bool>);
 
-/// Layer files beside their DiffIDs.
+/// Layer files beside their `DiffID`s.
 fn join(config: &[u8], files: Vec<LayerFileRow>) -> Result<Vec<FoundLayer>, EngineError> {
     let document: ImageDocument = parse(config, "the image configuration")?;
     if document.os != "linux" || document.architecture != architecture() {

@@ -4,6 +4,7 @@
 //! stream itself made, nothing is written outside the folder, device nodes are left out.
 //! The folder must be reachable by root only while this runs: the checks are not atomic.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -44,6 +45,9 @@ pub struct Unpacked {
 }
 
 /// Unpacks the uncompressed tar `stream` into the existing empty folder `root`.
+///
+/// # Errors
+/// `InvalidImage` for a hostile or damaged stream, `System` when the disk fails.
 pub fn unpack(stream: impl Read, root: &Path) -> Result<Unpacked, EngineError> {
     let mut reader = HashingReader::new(stream, LAYER_BYTES_MAX);
     let mut skipped = 0;
@@ -83,7 +87,7 @@ fn place<R: Read>(entry: &mut Entry<'_, R>, root: &Path) -> Result<bool, EngineE
         // The root folder itself: its owner and mode count.
         return owner_and_mode(entry, root).map(|()| true).map_err(failed);
     };
-    let parent = parents(root, relative.parent().unwrap_or(Path::new("")), &shown)?;
+    let parent = parents(root, relative.parent().unwrap_or_else(|| Path::new("")), &shown)?;
     if let Some(hidden) = last.as_bytes().strip_prefix(b".wh.") {
         return whiteout(&parent, hidden, &shown).map(|()| true);
     }
@@ -119,7 +123,7 @@ fn place<R: Read>(entry: &mut Entry<'_, R>, root: &Path) -> Result<bool, EngineE
 }
 
 fn link_target<R: Read>(entry: &Entry<'_, R>, shown: &str) -> Result<Vec<u8>, EngineError> {
-    let target = entry.link_name_bytes().map(|target| target.into_owned());
+    let target = entry.link_name_bytes().map(Cow::into_owned);
     target
         .filter(|target| !target.is_empty() && target.len() <= PATH_BYTES_MAX)
         .ok_or_else(|| EngineError::image(format!("link {shown:?} has no usable target")))
@@ -128,7 +132,8 @@ fn link_target<R: Read>(entry: &Entry<'_, R>, shown: &str) -> Result<Vec<u8>, En
 /// The path an entry names, if it stays inside.
 fn inside(name: &[u8]) -> Result<PathBuf, EngineError> {
     let path = Path::new(OsStr::from_bytes(name));
-    let refuse = |why: &str| EngineError::image(format!("entry {path:?} {why}"));
+    let refuse =
+        |why: &str| EngineError::image(format!("entry {:?} {why}", path.display().to_string()));
     if name.len() > PATH_BYTES_MAX {
         return Err(EngineError::image("an entry's path is longer than 4096 bytes"));
     }
@@ -203,7 +208,7 @@ fn file<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> io::Result<()> {
 }
 
 fn hard_link(root: &Path, target: &Path, path: &Path, shown: &str) -> Result<(), EngineError> {
-    let parent = parents(root, target.parent().unwrap_or(Path::new("")), shown)?;
+    let parent = parents(root, target.parent().unwrap_or_else(|| Path::new("")), shown)?;
     let name = target
         .file_name()
         .ok_or_else(|| EngineError::image(format!("link {shown:?} has no usable target")))?;

@@ -65,6 +65,9 @@ fn at(path: &Path) -> impl Fn(io::Error) -> EngineError + '_ {
 
 impl ImageStore {
     /// Opens the folder, made if absent, and clears what a crash left half done.
+    ///
+    /// # Errors
+    /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn open(root: &Path) -> Result<Self, EngineError> {
         for folder in ["blobs/sha256", "layers", "refs"] {
             fs::create_dir_all(root.join(folder)).map_err(at(root))?;
@@ -101,6 +104,9 @@ impl ImageStore {
     }
 
     /// Imports every image of an archive, or none.
+    ///
+    /// # Errors
+    /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn import(&self, archive: &ImageArchive) -> Result<ImageImported, EngineError> {
         let _turn = self.turn();
         let source = Source::open(&archive.path, &self.root.join("scratch"))?;
@@ -204,12 +210,18 @@ impl ImageStore {
     }
 
     /// Every reference, sorted.
+    ///
+    /// # Errors
+    /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn images(&self) -> Result<Vec<ImageState>, EngineError> {
         let records = self.records()?;
         records.iter().map(|(_, record)| Ok(self.load(record)?.state)).collect()
     }
 
     /// The image `reference` stands for. A digest in it must be the image's own.
+    ///
+    /// # Errors
+    /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn find(&self, reference: &str) -> Result<StoredImage, EngineError> {
         let wanted: Reference = reference.parse()?;
         let missing = || EngineError::ImageMissing { image: reference.to_owned() };
@@ -231,6 +243,9 @@ impl ImageStore {
     }
 
     /// Forgets a reference; a later sweep frees the room.
+    ///
+    /// # Errors
+    /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn forget(&self, reference: &str) -> Result<(), EngineError> {
         let _turn = self.turn();
         let path = self.record(&reference.parse()?);
@@ -244,6 +259,9 @@ impl ImageStore {
 
     /// Removes layers and configurations that neither a reference nor `in_use` (layer folders of
     /// existing containers) needs.
+    ///
+    /// # Errors
+    /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn sweep(&self, in_use: &BTreeSet<PathBuf>) -> Result<Swept, EngineError> {
         let _turn = self.turn();
         let mut marked = in_use.clone();
@@ -274,7 +292,7 @@ fn children(folder: &Path) -> Result<Vec<PathBuf>, EngineError> {
 }
 
 fn sync_parent(path: &Path) -> Result<(), EngineError> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
 }
 

@@ -98,6 +98,7 @@ fn start_of(pid: u32) -> io::Result<u64> {
 }
 
 /// `exit.json`: how it ended.
+#[expect(clippy::struct_field_names, reason = "the names of exit.json")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Exit {
     /// Absent when nobody could learn it.

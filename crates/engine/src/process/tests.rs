@@ -11,7 +11,6 @@ use crate::runtime::ModuleRuntime;
 struct Threads;
 
 impl Clock for Threads {
-    #[expect(clippy::disallowed_methods, reason = "real time of a real process")]
     fn now(&self) -> Now {
         let wall = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
         let wall_ms = i64::try_from(wall.as_millis()).unwrap();
