@@ -2,6 +2,7 @@
 //!
 //! `run` joins the device runtime (`edge`) to sockets (`net`) and to an engine. It holds no rules.
 
+mod helper;
 mod run;
 mod sockets;
 
@@ -22,6 +23,9 @@ struct Cli {
 enum Command {
     /// Run the runtime until it is told to stop
     Run(RunArgs),
+    /// Run containers for a runtime that started this process; not for people
+    #[command(hide = true)]
+    Engine(EngineArgs),
 }
 
 /// What `run` takes.
@@ -39,6 +43,23 @@ struct RunArgs {
     /// For the process engine: the program that stands for an image; may be repeated
     #[arg(long = "program", value_name = "IMAGE=PATH", value_parser = program)]
     programs: Vec<(String, PathBuf)>,
+    /// Bring an image archive (OCI layout or `docker save`) into the store first; may be repeated
+    #[arg(long = "import", value_name = "FILE")]
+    imports: Vec<PathBuf>,
+    /// For the embedded engine: the program `selvedge-monitor` [default: beside this one]
+    #[arg(long, value_name = "FILE")]
+    monitor: Option<PathBuf>,
+}
+
+/// What `engine` takes.
+#[derive(Debug, clap::Args)]
+struct EngineArgs {
+    /// Folder of images and containers
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// The program `selvedge-monitor`
+    #[arg(long, value_name = "FILE")]
+    monitor: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -59,7 +80,7 @@ fn program(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Run(args) } = Cli::parse();
+    let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -68,7 +89,13 @@ fn main() -> ExitCode {
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(run::run(&args));
+            let done = match cli.command {
+                Command::Run(args) => runtime.block_on(run::run(&args)),
+                Command::Engine(args) => {
+                    let world = net::world::system(runtime.handle().clone());
+                    helper::serve_on_stdin(args.root, args.monitor, &world)
+                }
+            };
             // A thread that waits for the disk must not hold the process.
             runtime.shutdown_background();
             done

@@ -12,7 +12,7 @@ use edge::settings::{EngineKind, Settings};
 use edge::shell::{Edge, Parts};
 use engine::backend::Offloaded;
 use engine::process::ProcessEngine;
-use engine::runtime::ModuleRuntime;
+use engine::runtime::{ImageArchive, ModuleRuntime};
 use journal::disk::file::FileDisk;
 use model::waist::DeviceApi;
 use model::world::World;
@@ -26,6 +26,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
+use crate::helper::Helper;
 use crate::sockets::{Doors, serve, set_mode};
 use crate::{Engine, RunArgs};
 
@@ -49,6 +50,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     let network: Arc<dyn Network> = Arc::new(SystemNetwork);
     let upstream = upstream(&settings, &network, &world)?;
     let runtime = engine(args, &settings, &world)?;
+    import(args, &*runtime).await?;
     let messages = data.join("messages");
     let disk =
         FileDisk::open(&messages).with_context(|| format!("cannot use {}", messages.display()))?;
@@ -144,9 +146,30 @@ fn engine(args: &RunArgs, settings: &Settings, world: &World) -> Result<Arc<dyn 
             Ok(Arc::new(Offloaded::new(Arc::new(engine), world.clone())))
         }
         EngineKind::Embedded => {
-            bail!("the embedded engine is not part of this build; --engine process is")
+            let root = settings.own.data.join("engine");
+            let beside = || Some(std::env::current_exe().ok()?.with_file_name("selvedge-monitor"));
+            let monitor = args.monitor.clone().or_else(beside).context("--monitor is missing")?;
+            if !monitor.is_file() {
+                bail!("{} is not there; name it with --monitor FILE", monitor.display());
+            }
+            let helper: Arc<dyn ModuleRuntime> = Helper::start(&root, &monitor, world)?;
+            Ok(helper)
         }
     }
+}
+
+/// Brings in the images that the command line names, before any module asks for them.
+async fn import(args: &RunArgs, runtime: &dyn ModuleRuntime) -> Result<()> {
+    for path in &args.imports {
+        let path = std::path::absolute(path).context("--import")?;
+        let archive = ImageArchive { path: path.clone(), reference: None };
+        let imported = runtime.import_image(archive).await;
+        let imported = imported.with_context(|| format!("cannot import {}", path.display()))?;
+        for image in imported.images {
+            info!(reference = image.reference, digest = image.digest, "image imported");
+        }
+    }
+    Ok(())
 }
 
 /// Everything that listens.
