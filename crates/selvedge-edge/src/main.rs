@@ -6,6 +6,9 @@ mod helper;
 mod run;
 mod sockets;
 
+mod ask;
+mod failure;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,6 +24,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Ask(ask::AskCommand),
     /// Run the runtime until it is told to stop
     Run(RunArgs),
     /// Run containers for a runtime that started this process; not for people
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
             let done = match cli.command {
+                Command::Ask(command) => runtime.block_on(ask::run(command)).map_err(Into::into),
                 Command::Run(args) => runtime.block_on(run::run(&args)),
                 Command::Engine(args) => {
                     let world = net::world::system(runtime.handle().clone());
@@ -103,6 +109,10 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(failure) = error.downcast_ref::<failure::Failure>() {
+                failure::say(&failure.to_string());
+                return ExitCode::from(failure.exit_code());
+            }
             let chain: Vec<_> = error.chain().map(ToString::to_string).collect();
             tracing::error!(error = chain.join(": "), "selvedge-edge ends");
             ExitCode::FAILURE

@@ -12,7 +12,7 @@ use edge::settings::{EngineKind, Settings};
 use edge::shell::{Edge, Parts};
 use engine::backend::Offloaded;
 use engine::process::ProcessEngine;
-use engine::runtime::{ImageArchive, ModuleRuntime};
+use engine::runtime::{ImageArchive, ModuleRuntime, ModuleStatus};
 use journal::disk::file::FileDisk;
 use model::waist::DeviceApi;
 use model::world::World;
@@ -32,6 +32,13 @@ use crate::{Engine, RunArgs};
 
 /// How long connections may take to end at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a module of the process engine may take to end at shutdown. Source: Docker.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What every user of the process engine must read.
+const BANNER: &str = "\
+*** DEVELOPMENT ONLY: the process engine ***
+*** Modules run as plain processes of this user: no isolation, no limits. ***
+*** They stop when this program is told to stop. ***";
 /// How often the listeners' certificate is made afresh; it holds far longer.
 const CERTIFICATE_EVERY: Duration = Duration::from_hours(24);
 /// Who may use the management socket when a group is named, and when none is.
@@ -60,7 +67,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
         disk: Arc::new(disk),
         world: world.clone(),
         upstream,
-        runtime,
+        runtime: Arc::clone(&runtime),
         sockets: Arc::new(Doors::new(Arc::clone(&network), world.clone())),
     })
     .await
@@ -69,10 +76,32 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     publish(&data, &listeners.mqtt_address, &settings.listen.management)?;
     info!(mqtt = %listeners.mqtt_address, "selvedge-edge is ready");
     until_stopped(&edge, &listeners.certificate).await?;
-    info!("stopping; modules keep running");
+    info!("stopping");
     listeners.stop().await;
     edge.close().await;
+    if settings.own.engine == EngineKind::Process {
+        stop_modules(&*runtime).await;
+    }
     Ok(())
+}
+
+/// Ends all modules at once: a developer who stops the device wants none left behind. The agent
+/// has ended, or it would start them again.
+async fn stop_modules(engine: &dyn ModuleRuntime) {
+    let modules = match engine.list().await {
+        Ok(modules) => modules,
+        Err(refused) => return error!(error = %refused, "modules not stopped"),
+    };
+    let alive = modules.into_iter().filter(|module| module.status == ModuleStatus::Running);
+    // The engine begins with a stop when it is asked, not when it is waited for.
+    let stops: Vec<_> =
+        alive.map(|module| (module.name.clone(), engine.stop(module.name, STOP_GRACE))).collect();
+    for (name, stop) in stops {
+        match stop.await {
+            Ok(()) => info!(module_id = name, "module stopped"),
+            Err(refused) => error!(module_id = name, error = %refused, "module not stopped"),
+        }
+    }
 }
 
 fn read_settings(args: &RunArgs) -> Result<Settings> {
@@ -139,6 +168,7 @@ fn upstream(
 fn engine(args: &RunArgs, settings: &Settings, world: &World) -> Result<Arc<dyn ModuleRuntime>> {
     match settings.own.engine {
         EngineKind::Process => {
+            crate::failure::say(BANNER);
             let root = settings.own.data.join("engine");
             let programs = args.programs.iter().cloned().collect();
             let engine = ProcessEngine::open(&root, programs, world.clone())
