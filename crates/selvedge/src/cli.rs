@@ -53,6 +53,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run hub, this machine as an edge device, and a pipeline of modules on its own readings
+    Up(UpArgs),
     /// Run the hub
     Hub(HubArgs),
     /// Register, show and remove devices
@@ -87,6 +89,25 @@ pub(crate) struct HubArgs {
     /// Keep at most this many MiB of telemetry
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     pub(crate) retention_mib: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Engine that runs the modules; `process` is the one this version has
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<UpEngine>,
+    /// The hub's address for MQTT over TLS; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub(crate) mqtt: SocketAddr,
+    /// The hub's address for HTTPS; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub(crate) https: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UpEngine {
+    /// Plain processes without isolation, for development only
+    Process,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,3 +6,4 @@ pub(crate) mod hub;
 pub(crate) mod method;
 pub(crate) mod monitor;
 pub(crate) mod twin;
+pub(crate) mod up;

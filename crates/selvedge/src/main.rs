@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
     let place = cli.place.clone();
     match cli.command {
+        Command::Up(args) => commands::up::run(&place, args, terminal).await,
         Command::Hub(args) => commands::hub::run(&place, args, terminal).await,
         Command::Device(command) => commands::device::run(&place, command, terminal).await,
         Command::Twin(command) => commands::twin::run(&place, command, terminal).await,

@@ -115,7 +115,11 @@ fn mask(device: &mut Device) {
     }
 }
 
-fn connection_text(service: &Service, device: &str, found: &Device) -> Result<String, Failure> {
+pub(crate) fn connection_text(
+    service: &Service,
+    device: &str,
+    found: &Device,
+) -> Result<String, Failure> {
     let keys = found.authentication.as_ref().and_then(|a| a.symmetric_key.as_ref());
     let key = keys
         .and_then(|keys| keys.primary_key.as_ref())

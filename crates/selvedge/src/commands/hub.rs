@@ -58,15 +58,19 @@ pub(crate) async fn run(
 }
 
 /// A hub with its listeners.
-struct Running {
+pub(crate) struct Running {
     hub: Hub,
     mqtt: MqttServer,
     https: HttpServer,
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 impl Running {
-    async fn start(folder: &Path, args: &HubArgs, world: &World) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        folder: &Path,
+        args: &HubArgs,
+        world: &World,
+    ) -> Result<Self, Failure> {
         let host = args.hosts.first().cloned().unwrap_or_else(|| "localhost".to_owned());
         let tls = tls_server(folder, args, world)?;
         let mut settings = Settings::new(folder, host.clone());
@@ -99,7 +103,7 @@ impl Running {
         Ok(Self { hub, mqtt, https, endpoint })
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         tokio::join!(
             self.mqtt.shut_down(SHUTDOWN_PATIENCE),
             self.https.shut_down(SHUTDOWN_PATIENCE)
@@ -113,7 +117,7 @@ impl Running {
     }
 }
 
-fn start_log() {
+pub(crate) fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     // A second call in one process keeps the first subscriber.
@@ -128,7 +132,7 @@ async fn listen(address: Address, flag: &str) -> Result<Box<dyn net::network::In
 }
 
 /// Takes the folder for this process, or says who has it.
-fn lock(folder: &Path) -> Result<nix::fcntl::Flock<File>, Failure> {
+pub(crate) fn lock(folder: &Path) -> Result<nix::fcntl::Flock<File>, Failure> {
     let path = folder.join("lock");
     let file = File::options()
         .create(true)
@@ -212,7 +216,7 @@ fn publish(folder: &Path, endpoint: &Endpoint, hub: &Hub) -> Result<(), Failure>
 }
 
 /// Writes a file whole or not at all.
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     let fresh = path.with_extension("new");
     let written = (|| {
         // A leftover of a killed process may have other rights.
@@ -229,7 +233,7 @@ fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("cannot {what} {}: {error}", path.display()))
 }
 
-async fn stop_asked() -> Result<(), Failure> {
+pub(crate) async fn stop_asked() -> Result<(), Failure> {
     let failed = |error| Failure::failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

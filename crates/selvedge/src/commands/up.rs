@@ -1,0 +1,258 @@
+//! `selvedge up`: the main job from one command.
+//!
+//! It starts a hub in this process and the device runtime as a child, registers this machine
+//! as an edge device, gives it the pipeline, and shows what happens. It speaks to the hub as
+//! any operator would: through the public service API.
+
+mod pipeline;
+mod screen;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use api::registry::{Capabilities, Device};
+use api::telemetry::TelemetryMessage;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::cli::{HubArgs, PlaceArgs, UpArgs, UpEngine};
+use crate::client::{Events, Service};
+use crate::commands::device::connection_text;
+use crate::commands::hub::{Running, lock, start_log, stop_asked};
+use crate::commands::up::screen::Screen;
+use crate::failure::{Failure, FailureKind};
+use crate::place;
+use crate::terminal::Terminal;
+
+/// The device that this machine becomes.
+const DEVICE: &str = "this-machine";
+/// How long the device runtime may take to stop before it is killed.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(20);
+/// How often the status is shown.
+const REFRESH: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(
+    args_place: &PlaceArgs,
+    args: UpArgs,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let Some(UpEngine::Process) = args.engine else {
+        return Err(Failure::usage("this version has no engine for containers yet")
+            .with_help("`selvedge up --engine process` runs the modules as plain processes"));
+    };
+    start_log();
+    let data = place::data_folder(args_place)?;
+    let data = std::path::absolute(&data)
+        .map_err(|error| Failure::failed(format!("{}: {error}", data.display())))?;
+    let hub_folder = place::hub_folder(&data);
+    make_folder(&hub_folder)?;
+    let _lock = lock(&hub_folder)?;
+    let world = net::world::system(tokio::runtime::Handle::current());
+    let hub = Running::start(&hub_folder, &hub_args(&args), &world).await?;
+    terminal.say(&format!(
+        "hub    {} (MQTT), {} (HTTPS)\ndata   {}\nlogin  {}",
+        hub.endpoint.mqtt,
+        hub.endpoint.https,
+        data.display(),
+        hub_folder.join("owner.connection").display()
+    ));
+    let place = PlaceArgs { data: Some(data.clone()), login: None, ca: None };
+    let done = with_device(&place, &data, &hub.endpoint.mqtt, &hub.endpoint.https, terminal).await;
+    hub.stop().await;
+    done
+}
+
+fn hub_args(args: &UpArgs) -> HubArgs {
+    HubArgs {
+        mqtt: args.mqtt,
+        https: args.https,
+        hosts: vec!["localhost".to_owned()],
+        retention_hours: 24,
+        retention_mib: 4096,
+    }
+}
+
+/// Runs the device beside the hub until somebody asks to stop or the runtime ends by itself.
+async fn with_device(
+    place: &PlaceArgs,
+    data: &Path,
+    mqtt: &str,
+    https: &str,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let service = Service::connect(place)?;
+    let text = device(&service).await?;
+    let folder = data.join("edge");
+    make_folder(&folder)?;
+    let config = configuration(&folder, data, &text, port(mqtt)?, port(https)?)?;
+    let programs = Programs::find()?;
+    let content = pipeline::content();
+    let path = format!("/devices/{DEVICE}/applyConfigurationContent");
+    service.post_nothing(&path, &content).await?;
+    let mut runtime = programs.start(&config, &folder)?;
+    terminal.say(&format!("device {DEVICE}, log {}", folder.join("runtime.log").display()));
+    terminal.say("DEVELOPMENT ENGINE: modules run as plain processes, without isolation");
+    let shown = show(&service, &mut runtime, terminal).await;
+    stop(&mut runtime, terminal).await;
+    shown
+}
+
+/// The programs that lie beside this one.
+struct Programs {
+    runtime: PathBuf,
+    host_sensor: PathBuf,
+    anomaly: PathBuf,
+}
+
+impl Programs {
+    fn find() -> Result<Self, Failure> {
+        let here = std::env::current_exe()
+            .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
+        let beside = |name: &str| {
+            let path = here.with_file_name(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+            Err(Failure::failed(format!("{} is missing", path.display()))
+                .with_help("`cargo xtask up` builds all that is needed"))
+        };
+        Ok(Self {
+            runtime: beside("selvedge-edge")?,
+            host_sensor: beside("host-sensor")?,
+            anomaly: beside("anomaly")?,
+        })
+    }
+
+    fn start(&self, config: &Path, folder: &Path) -> Result<Child, Failure> {
+        let log = folder.join("runtime.log");
+        let open = fs::File::options().create(true).append(true).open(&log);
+        let log = open.map_err(|e| Failure::failed(format!("{}: {e}", log.display())))?;
+        let program = |image: &str, path: &Path| format!("{image}={}", path.display());
+        Command::new(&self.runtime)
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .args(["--engine", "process"])
+            .args(["--program", &program(pipeline::HOST_SENSOR_IMAGE, &self.host_sensor)])
+            .args(["--program", &program(pipeline::ANOMALY_IMAGE, &self.anomaly)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            // A Ctrl-C reaches this process only, which stops the runtime in order.
+            .process_group(0)
+            .spawn()
+            .map_err(|e| Failure::failed(format!("cannot start {}: {e}", self.runtime.display())))
+    }
+}
+
+/// Registers this machine if it is not; gives its connection string.
+async fn device(service: &Service) -> Result<String, Failure> {
+    let path = format!("/devices/{DEVICE}");
+    let found = match service.get::<Device>(&path).await {
+        Err(failure) if failure.kind == FailureKind::NotFound => {
+            let wanted = Device {
+                device_id: Some(DEVICE.to_owned()),
+                capabilities: Some(Capabilities { iot_edge: true }),
+                ..Device::default()
+            };
+            service.put(&path, &wanted, None).await?
+        }
+        other => other?,
+    };
+    connection_text(service, DEVICE, &found)
+}
+
+/// Writes the device's config.toml.
+fn configuration(
+    folder: &Path,
+    data: &Path,
+    connection: &str,
+    mqtt: u16,
+    https: u16,
+) -> Result<PathBuf, Failure> {
+    let quoted = |path: &Path| Value::String(path.display().to_string()).to_string();
+    let text = format!(
+        "# Written by `selvedge up` at every start.\n\
+         hostname = \"localhost\"\n\
+         trust_bundle_cert = {}\n\n\
+         [provisioning]\nsource = \"manual\"\nconnection_string = {}\n\n\
+         [selvedge]\nengine = \"process\"\ndata = {}\nmqtt = \"127.0.0.1:0\"\n\
+         upstream_address = \"127.0.0.1\"\nupstream_mqtt_port = {mqtt}\n\
+         upstream_https_port = {https}\n",
+        quoted(&place::hub_folder(data).join("ca.pem")),
+        Value::String(connection.to_owned()),
+        quoted(folder),
+    );
+    let path = folder.join("config.toml");
+    crate::commands::hub::write(&path, text.as_bytes(), 0o600)?;
+    Ok(path)
+}
+
+fn port(address: &str) -> Result<u16, Failure> {
+    let parsed = address.parse::<SocketAddr>();
+    parsed.map(|a| a.port()).map_err(|e| Failure::failed(format!("{address}: {e}")))
+}
+
+fn make_folder(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder)
+        .map_err(|error| Failure::failed(format!("cannot make {}: {error}", folder.display())))
+}
+
+/// Shows the status until somebody asks to stop.
+async fn show(service: &Service, runtime: &mut Child, terminal: &Terminal) -> Result<(), Failure> {
+    let path = format!("/api/v1/telemetry/stream?from=now&device={DEVICE}");
+    let mut events: Events = service.events(&path).await?;
+    let mut screen = Screen::new();
+    let mut tick = interval(REFRESH);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = std::pin::pin!(stop_asked());
+    loop {
+        tokio::select! {
+            biased;
+            asked = stopping.as_mut() => return asked,
+            ended = runtime.wait() => {
+                let how = ended.map_or_else(|e| e.to_string(), |status| status.to_string());
+                return Err(Failure::failed(format!("the device runtime ended: {how}"))
+                    .with_help("its log says why"));
+            }
+            event = events.next() => match event? {
+                None => return Err(Failure::failed("the hub ended the stream of telemetry")),
+                Some(event) if event.kind == "message" => {
+                    if let Ok(message) = serde_json::from_str::<TelemetryMessage>(&event.data) {
+                        screen.handle_message(&message);
+                    }
+                }
+                Some(_) => {}
+            },
+            at = tick.tick() => refresh(service, &mut screen, at, terminal).await,
+        }
+    }
+}
+
+async fn refresh(service: &Service, screen: &mut Screen, at: Instant, terminal: &Terminal) {
+    // A hub that is busy for a moment is asked again at the next tick.
+    if let Ok(twin) = service.get::<Value>(&format!("/twins/{DEVICE}/modules/%24edgeAgent")).await {
+        screen.handle_agent(&twin);
+    }
+    if let Some(text) = screen.poll(at) {
+        terminal.say(&text);
+    }
+}
+
+/// Lets the runtime stop in order; its modules go on unless the manifest says otherwise.
+async fn stop(runtime: &mut Child, terminal: &Terminal) {
+    let Some(pid) = runtime.id().and_then(|id| i32::try_from(id).ok()) else { return };
+    terminal.say("stopping the device runtime, then the hub; the data stays");
+    // It may have ended meanwhile.
+    kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+    if timeout(RUNTIME_PATIENCE, runtime.wait()).await.is_err() {
+        terminal.say("the device runtime did not stop in time and is killed");
+        runtime.kill().await.ok();
+    }
+}

@@ -1,0 +1,54 @@
+//! The pipeline that `up` gives to this machine: readings, and anomalies in them.
+
+use serde_json::{Value, json};
+
+/// The image that stands for `host-sensor`.
+pub(crate) const HOST_SENSOR_IMAGE: &str =
+    concat!("selvedge/host-sensor:", env!("CARGO_PKG_VERSION"));
+/// The image that stands for `anomaly`.
+pub(crate) const ANOMALY_IMAGE: &str = concat!("selvedge/anomaly:", env!("CARGO_PKG_VERSION"));
+
+/// The deployment manifest.
+pub(crate) fn content() -> Value {
+    let module = |image: &str, order: u32| {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "type": "docker",
+            "status": "running",
+            "restartPolicy": "always",
+            "startupOrder": order,
+            "settings": { "image": image, "createOptions": "{}" },
+        })
+    };
+    let system =
+        json!({ "type": "docker", "settings": { "image": "selvedge", "createOptions": "{}" } });
+    let mut edge_hub = system.clone();
+    if let Some(fields) = edge_hub.as_object_mut() {
+        fields.insert("status".to_owned(), json!("running"));
+        fields.insert("restartPolicy".to_owned(), json!("always"));
+    }
+    let to_anomaly = "FROM /messages/modules/host-sensor/outputs/readings INTO \
+                      BrokeredEndpoint(\"/modules/anomaly/inputs/readings\")";
+    json!({
+        "modulesContent": {
+            "$edgeAgent": { "properties.desired": {
+                "schemaVersion": "1.1",
+                "runtime": { "type": "docker", "settings": {} },
+                "systemModules": { "edgeAgent": system, "edgeHub": edge_hub },
+                "modules": {
+                    "host-sensor": module(HOST_SENSOR_IMAGE, 1),
+                    "anomaly": module(ANOMALY_IMAGE, 0),
+                },
+            }},
+            "$edgeHub": { "properties.desired": {
+                "schemaVersion": "1.1",
+                "routes": {
+                    "readings": { "route": "FROM /messages/modules/host-sensor/outputs/* INTO $upstream" },
+                    "inspected": { "route": to_anomaly },
+                    "found": { "route": "FROM /messages/modules/anomaly/outputs/* INTO $upstream" },
+                },
+                "storeAndForwardConfiguration": { "timeToLiveSecs": 86400 },
+            }},
+        }
+    })
+}
