@@ -93,9 +93,15 @@ pub(crate) struct HubArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// Engine that runs the modules; `process` is the one this version has
-    #[arg(long, value_enum)]
-    pub(crate) engine: Option<UpEngine>,
+    /// Engine that runs the modules
+    #[arg(long, value_enum, default_value_t = UpEngine::Embedded)]
+    pub(crate) engine: UpEngine,
+    /// Folder with the modules' image archives
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images: Option<PathBuf>,
+    /// Address that the device's router listens on, port 8883, where SDKs of modules dial
+    #[arg(long, default_value = "127.0.0.2", value_name = "IP")]
+    pub(crate) gateway: std::net::IpAddr,
     /// The hub's address for MQTT over TLS; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) mqtt: SocketAddr,
@@ -106,6 +112,8 @@ pub(crate) struct UpArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum UpEngine {
+    /// Containers, without a daemon; needs root
+    Embedded,
     /// Plain processes without isolation, for development only
     Process,
 }

@@ -8,7 +8,7 @@ mod pipeline;
 mod screen;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,6 +32,8 @@ use crate::terminal::Terminal;
 
 /// The device that this machine becomes.
 const DEVICE: &str = "this-machine";
+/// Where the SDKs of modules dial; they know no other port.
+const ROUTER_PORT: u16 = 8883;
 /// How long the device runtime may take to stop before it is killed.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the status is shown.
@@ -42,10 +44,7 @@ pub(crate) async fn run(
     args: UpArgs,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
-    let Some(UpEngine::Process) = args.engine else {
-        return Err(Failure::usage("this version has no engine for containers yet")
-            .with_help("`selvedge up --engine process` runs the modules as plain processes"));
-    };
+    let engine = EngineArgs::check(&args)?;
     start_log();
     let data = place::data_folder(args_place)?;
     let data = std::path::absolute(&data)
@@ -63,7 +62,8 @@ pub(crate) async fn run(
         hub_folder.join("owner.connection").display()
     ));
     let place = PlaceArgs { data: Some(data.clone()), login: None, ca: None };
-    let done = with_device(&place, &data, &hub.endpoint.mqtt, &hub.endpoint.https, terminal).await;
+    let ports = Ports { mqtt: port(&hub.endpoint.mqtt)?, https: port(&hub.endpoint.https)? };
+    let done = with_device(&place, &data, ports, &engine, terminal).await;
     hub.stop().await;
     done
 }
@@ -78,26 +78,76 @@ fn hub_args(args: &UpArgs) -> HubArgs {
     }
 }
 
+/// Where the hub listens.
+#[derive(Clone, Copy)]
+struct Ports {
+    mqtt: u16,
+    https: u16,
+}
+
+/// The engine that was asked for, with what it needs.
+struct EngineArgs {
+    kind: UpEngine,
+    images: Vec<PathBuf>,
+    gateway: IpAddr,
+}
+
+impl EngineArgs {
+    fn check(args: &UpArgs) -> Result<Self, Failure> {
+        const HELP: &str =
+            "or run the modules as plain processes, without isolation: --engine process";
+        let mut images = Vec::new();
+        if args.engine == UpEngine::Embedded {
+            if !nix::unistd::geteuid().is_root() {
+                return Err(Failure::new(FailureKind::NotAllowed, "containers need root")
+                    .with_help(format!("run it as root, {HELP}")));
+            }
+            let Some(folder) = &args.images else {
+                return Err(Failure::usage("the modules' image archives are not named")
+                    .with_help(format!("give --images DIR, as `cargo xtask up` does; {HELP}")));
+            };
+            for name in ["host-sensor.tar", "anomaly.tar"] {
+                let path = folder.join(name);
+                if !path.is_file() {
+                    return Err(Failure::usage(format!("{} is missing", path.display()))
+                        .with_help("`cargo xtask image` packs the archives"));
+                }
+                images.push(path);
+            }
+        }
+        Ok(Self { kind: args.engine, images, gateway: args.gateway })
+    }
+
+    fn name(&self) -> &'static str {
+        match self.kind {
+            UpEngine::Embedded => "embedded",
+            UpEngine::Process => "process",
+        }
+    }
+}
+
 /// Runs the device beside the hub until somebody asks to stop or the runtime ends by itself.
 async fn with_device(
     place: &PlaceArgs,
     data: &Path,
-    mqtt: &str,
-    https: &str,
+    ports: Ports,
+    engine: &EngineArgs,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
     let service = Service::connect(place)?;
     let text = device(&service).await?;
     let folder = data.join("edge");
     make_folder(&folder)?;
-    let config = configuration(&folder, data, &text, port(mqtt)?, port(https)?)?;
+    let config = configuration(&folder, data, &text, ports, engine)?;
     let programs = Programs::find()?;
-    let content = pipeline::content();
+    let content = pipeline::content(engine.kind);
     let path = format!("/devices/{DEVICE}/applyConfigurationContent");
     service.post_nothing(&path, &content).await?;
-    let mut runtime = programs.start(&config, &folder)?;
+    let mut runtime = programs.start(&config, &folder, engine)?;
     terminal.say(&format!("device {DEVICE}, log {}", folder.join("runtime.log").display()));
-    terminal.say("DEVELOPMENT ENGINE: modules run as plain processes, without isolation");
+    if engine.kind == UpEngine::Process {
+        terminal.say("DEVELOPMENT ENGINE: modules run as plain processes, without isolation");
+    }
     let shown = show(&service, &mut runtime, terminal).await;
     stop(&mut runtime, terminal).await;
     shown
@@ -129,18 +179,22 @@ impl Programs {
         })
     }
 
-    fn start(&self, config: &Path, folder: &Path) -> Result<Child, Failure> {
+    fn start(&self, config: &Path, folder: &Path, engine: &EngineArgs) -> Result<Child, Failure> {
         let log = folder.join("runtime.log");
         let open = fs::File::options().create(true).append(true).open(&log);
         let log = open.map_err(|e| Failure::failed(format!("{}: {e}", log.display())))?;
         let program = |image: &str, path: &Path| format!("{image}={}", path.display());
-        Command::new(&self.runtime)
-            .arg("run")
-            .arg("--config")
-            .arg(config)
-            .args(["--engine", "process"])
-            .args(["--program", &program(pipeline::HOST_SENSOR_IMAGE, &self.host_sensor)])
-            .args(["--program", &program(pipeline::ANOMALY_IMAGE, &self.anomaly)])
+        let mut command = Command::new(&self.runtime);
+        command.arg("run").arg("--config").arg(config).args(["--engine", engine.name()]);
+        if engine.kind == UpEngine::Process {
+            command
+                .args(["--program", &program(pipeline::HOST_SENSOR_IMAGE, &self.host_sensor)])
+                .args(["--program", &program(pipeline::ANOMALY_IMAGE, &self.anomaly)]);
+        }
+        for archive in &engine.images {
+            command.arg("--import").arg(archive);
+        }
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(log))
@@ -173,21 +227,23 @@ fn configuration(
     folder: &Path,
     data: &Path,
     connection: &str,
-    mqtt: u16,
-    https: u16,
+    Ports { mqtt, https }: Ports,
+    engine: &EngineArgs,
 ) -> Result<PathBuf, Failure> {
+    let (gateway, kind) = (engine.gateway, engine.name());
     let quoted = |path: &Path| Value::String(path.display().to_string()).to_string();
     let text = format!(
         "# Written by `selvedge up` at every start.\n\
-         hostname = \"localhost\"\n\
+         hostname = \"{gateway}\"\n\
          trust_bundle_cert = {}\n\n\
          [provisioning]\nsource = \"manual\"\nconnection_string = {}\n\n\
-         [selvedge]\nengine = \"process\"\ndata = {}\nmqtt = \"127.0.0.1:0\"\n\
+         [selvedge]\nengine = \"{kind}\"\ndata = {}\nmqtt = \"{}\"\n\
          upstream_address = \"127.0.0.1\"\nupstream_mqtt_port = {mqtt}\n\
          upstream_https_port = {https}\n",
         quoted(&place::hub_folder(data).join("ca.pem")),
         Value::String(connection.to_owned()),
         quoted(folder),
+        SocketAddr::new(gateway, ROUTER_PORT),
     );
     let path = folder.join("config.toml");
     crate::commands::hub::write(&path, text.as_bytes(), 0o600)?;

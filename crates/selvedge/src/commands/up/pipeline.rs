@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::cli::UpEngine;
+
 /// The image that stands for `host-sensor`.
 pub(crate) const HOST_SENSOR_IMAGE: &str =
     concat!("selvedge/host-sensor:", env!("CARGO_PKG_VERSION"));
@@ -9,7 +11,7 @@ pub(crate) const HOST_SENSOR_IMAGE: &str =
 pub(crate) const ANOMALY_IMAGE: &str = concat!("selvedge/anomaly:", env!("CARGO_PKG_VERSION"));
 
 /// The deployment manifest.
-pub(crate) fn content() -> Value {
+pub(crate) fn content(engine: UpEngine) -> Value {
     let module = |image: &str, order: u32| {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -17,9 +19,18 @@ pub(crate) fn content() -> Value {
             "status": "running",
             "restartPolicy": "always",
             "startupOrder": order,
-            "settings": { "image": image, "createOptions": "{}" },
+            "settings": { "image": image, "createOptions": options(engine, &[]) },
         })
     };
+    let mut sensor = module(HOST_SENSOR_IMAGE, 1);
+    if let (UpEngine::Embedded, Some(fields)) = (engine, sensor.as_object_mut()) {
+        fields.insert("env".to_owned(), json!({ "HOST_PROC": { "value": "/host/proc" } }));
+        let options = options(engine, &["/proc:/host/proc:ro"]);
+        fields.insert(
+            "settings".to_owned(),
+            json!({ "image": HOST_SENSOR_IMAGE, "createOptions": options }),
+        );
+    }
     let system =
         json!({ "type": "docker", "settings": { "image": "selvedge", "createOptions": "{}" } });
     let mut edge_hub = system.clone();
@@ -36,7 +47,7 @@ pub(crate) fn content() -> Value {
                 "runtime": { "type": "docker", "settings": {} },
                 "systemModules": { "edgeAgent": system, "edgeHub": edge_hub },
                 "modules": {
-                    "host-sensor": module(HOST_SENSOR_IMAGE, 1),
+                    "host-sensor": sensor,
                     "anomaly": module(ANOMALY_IMAGE, 0),
                 },
             }},
@@ -51,4 +62,15 @@ pub(crate) fn content() -> Value {
             }},
         }
     })
+}
+
+/// What the containers are made with: the host's network, the only one this version has, and
+/// the machine's own counters, read-only.
+fn options(engine: UpEngine, binds: &[&str]) -> String {
+    match engine {
+        UpEngine::Process => "{}".to_owned(),
+        UpEngine::Embedded => {
+            json!({ "HostConfig": { "NetworkMode": "host", "Binds": binds } }).to_string()
+        }
+    }
 }
