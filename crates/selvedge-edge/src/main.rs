@@ -51,6 +51,9 @@ struct RunArgs {
     /// Bring an image archive (OCI layout or `docker save`) into the store first; may be repeated
     #[arg(long = "import", value_name = "FILE")]
     imports: Vec<PathBuf>,
+    /// Stop the modules, too, when told to stop; the process engine always does
+    #[arg(long)]
+    stop_modules: bool,
     /// For the embedded engine: the program `selvedge-monitor` [default: beside this one]
     #[arg(long, value_name = "FILE")]
     monitor: Option<PathBuf>,

@@ -79,7 +79,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     info!("stopping");
     listeners.stop().await;
     edge.close().await;
-    if settings.own.engine == EngineKind::Process {
+    if args.stop_modules || settings.own.engine == EngineKind::Process {
         stop_modules(&*runtime).await;
     }
     Ok(())

@@ -35,7 +35,7 @@ const DEVICE: &str = "this-machine";
 /// Where the SDKs of modules dial; they know no other port.
 const ROUTER_PORT: u16 = 8883;
 /// How long the device runtime may take to stop before it is killed.
-const RUNTIME_PATIENCE: Duration = Duration::from_secs(20);
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the status is shown.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -186,6 +186,7 @@ impl Programs {
         let program = |image: &str, path: &Path| format!("{image}={}", path.display());
         let mut command = Command::new(&self.runtime);
         command.arg("run").arg("--config").arg(config).args(["--engine", engine.name()]);
+        command.arg("--stop-modules");
         if engine.kind == UpEngine::Process {
             command
                 .args(["--program", &program(pipeline::HOST_SENSOR_IMAGE, &self.host_sensor)])
@@ -301,7 +302,7 @@ async fn refresh(service: &Service, screen: &mut Screen, at: Instant, terminal: 
     }
 }
 
-/// Lets the runtime stop in order; its modules go on unless the manifest says otherwise.
+/// Lets the runtime stop its modules and itself in order.
 async fn stop(runtime: &mut Child, terminal: &Terminal) {
     let Some(pid) = runtime.id().and_then(|id| i32::try_from(id).ok()) else { return };
     terminal.say("stopping the device runtime, then the hub; the data stays");
