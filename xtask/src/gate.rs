@@ -43,6 +43,8 @@ pub(crate) fn check() -> Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
     })?;
     step("unit and simulation tests", || {
+        // The engine's tests run real containers with it.
+        cargo(&["build", "--quiet", "--package", "selvedge-monitor"])?;
         cargo(&["test", "--workspace", "--exclude", "blackbox", "--quiet"])
     })?;
     step("docs", || {
