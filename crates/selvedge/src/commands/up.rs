@@ -36,6 +36,8 @@ const DEVICE: &str = "this-machine";
 const ROUTER_PORT: u16 = 8883;
 /// How long the device runtime may take to stop before it is killed.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether a killed runtime is gone.
+const ORPHAN_PAUSE: Duration = Duration::from_millis(50);
 /// How often the status is shown.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -140,6 +142,7 @@ async fn with_device(
     make_folder(&folder)?;
     let config = configuration(&folder, data, &text, ports, engine)?;
     let programs = Programs::find()?;
+    end_orphan(&folder, &config).await?;
     let content = pipeline::content(engine.kind);
     let path = format!("/devices/{DEVICE}/applyConfigurationContent");
     service.post_nothing(&path, &content).await?;
@@ -204,6 +207,33 @@ impl Programs {
             .spawn()
             .map_err(|e| Failure::failed(format!("cannot start {}: {e}", self.runtime.display())))
     }
+}
+
+/// Ends a runtime that an earlier `up` left behind when it was killed: its hub is gone. Killed,
+/// it leaves its modules running, and the next runtime adopts them.
+async fn end_orphan(folder: &Path, config: &Path) -> Result<(), Failure> {
+    let Ok(text) = fs::read(folder.join("edge.json")) else { return Ok(()) };
+    let left: Option<Value> = serde_json::from_slice(&text).ok();
+    let pid = left.and_then(|left| i32::try_from(left.get("pid")?.as_i64()?).ok());
+    let Some(pid) = pid.filter(|pid| *pid > 1) else { return Ok(()) };
+    let alive = || {
+        // The number may be another process's by now.
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("selvedge-edge") && line.contains(&config.display().to_string())
+    };
+    let mut waited = Duration::ZERO;
+    while alive() {
+        if waited > RUNTIME_PATIENCE {
+            return Err(Failure::failed(format!("process {pid} still runs this device"))
+                .with_help("stop it, then try again"));
+        }
+        // It may end by itself meanwhile.
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        tokio::time::sleep(ORPHAN_PAUSE).await;
+        waited += ORPHAN_PAUSE;
+    }
+    Ok(())
 }
 
 /// Registers this machine if it is not; gives its connection string.
