@@ -17,6 +17,11 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("journal", "planted_expired_delivered", "what_has_expired_is_not_delivered"),
     ("hub", "planted_lost_takeover", "the_hub_keeps_every_promise_of_the_waist"),
     ("hub", "planted_forgotten_feature", "the_hub_keeps_every_promise_of_the_waist"),
+    (
+        "edge",
+        "planted_plan_step_skipped",
+        "what_is_gone_is_removed_first_and_starts_follow_their_order",
+    ),
 ];
 
 /// Builds each fault and shows that it is caught.

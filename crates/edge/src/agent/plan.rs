@@ -139,7 +139,10 @@ pub fn plan(desired: &Desired, current: &Observed, memories: &Memories, now: Now
     let gone = current.keys().filter(|name| !desired.contains_key(*name));
     for name in gone {
         if due(&mut plan, memories.get(name), "", now) {
-            plan.commands.push(Command::Remove(name.clone()));
+            // The planted fault: a step is skipped.
+            if !cfg!(planted_plan_step_skipped) {
+                plan.commands.push(Command::Remove(name.clone()));
+            }
         }
     }
     let mut order: Vec<_> = desired.iter().collect();
