@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::hub::output;
-use blackbox::place::{Scratch, binary, free_address};
+use blackbox::place::{binary, free_address};
 use blackbox::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -95,7 +95,8 @@ fn processes(words: &str) -> Result<usize> {
 }
 
 fn the_pipeline_runs_on(engine: &str) -> Result<()> {
-    let scratch = Scratch::new(&format!("up-{}", &engine[..1]))?;
+    // Short, because paths of Unix sockets are; the clone may lie anywhere.
+    let scratch = tempfile::Builder::new().prefix("up").tempdir_in("/tmp")?;
     let up = Up::start(scratch.path(), engine)?;
     wait::until("the hub serves", LIMIT, || Ok(up.command(&["device", "list"]).ok()))?;
     let seen = up.readings(4)?;
@@ -125,7 +126,7 @@ fn the_pipeline_runs_on(engine: &str) -> Result<()> {
     up.interrupt()?;
     wait::until("no process of it is left", LIMIT, || Ok((processes(&data)? == 0).then_some(())))?;
     unmount(&data)?;
-    scratch.passed()
+    scratch.close().context("removing the scratch folder")
 }
 
 /// A stopped container keeps its file system until it is removed; the folder cannot go before.
