@@ -11,6 +11,7 @@ use credentials::key::{InvalidKey, SymmetricKey};
 use engine::runtime::ModuleRuntime;
 use journal::disk::Disk;
 use journal::log::OpenLogError;
+use model::commit::CommitFaults;
 use model::feature::FeatureSet;
 use model::id::{IdentityId, ModuleName};
 use model::names::{EDGE_AGENT, EDGE_HUB};
@@ -59,6 +60,8 @@ pub struct Parts {
     pub runtime: Arc<dyn ModuleRuntime>,
     /// Where modules' workload sockets are opened.
     pub sockets: Arc<dyn WorkloadSockets>,
+    /// Faults at the commit boundary of the file of facts; `NoFaults` outside the simulator.
+    pub faults: Arc<dyn CommitFaults>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -132,8 +135,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn open(path: &Path, world: &World) -> Result<Self, StoreError> {
-        let store = Store::open(path, world)?;
+    fn open(path: &Path, world: &World, faults: Arc<dyn CommitFaults>) -> Result<Self, StoreError> {
+        let store = Store::open(path, world, faults)?;
         let earlier = store.all(Area::Process)?;
         let earlier = earlier.iter().find(|(name, _)| name == "incarnation");
         let earlier = earlier.and_then(|(_, value)| value.as_u64()).unwrap_or(0);
@@ -171,14 +174,14 @@ impl Edge {
     /// # Errors
     /// [`StartEdgeError`] names the file that cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, StartEdgeError> {
-        let Parts { settings, folder, disk, world, upstream, runtime, sockets } = parts;
+        let Parts { settings, folder, disk, world, upstream, runtime, sockets, faults } = parts;
         let path = folder.join(FACTS);
         let device = settings.provisioning.device.clone();
         let key = settings.provisioning.key.expose_str().unwrap_or_default();
         let key = SymmetricKey::parse(key)?;
         let trusted = settings.trust_bundle_cert.as_deref();
         let keys = KeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, trusted, &world)?;
-        let mut kept = Kept::open(&path, &world)
+        let mut kept = Kept::open(&path, &world, faults)
             .map_err(|source| StartEdgeError::Facts { path, source: Box::new(source) })?;
         let (stop, stopped) = watch::channel(false);
         let hub_host = settings.provisioning.hub_host.clone();

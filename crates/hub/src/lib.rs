@@ -23,7 +23,8 @@ mod service;
 
 mod storage;
 
-pub use settings::{CommitFault, CommitFaults, CommitStage, NoFaults, Retention, Settings};
+pub use model::commit::{CommitFault, CommitFaults, CommitStage, NoFaults};
+pub use settings::{Retention, Settings};
 pub use shell::Hub;
 
 use thiserror::Error;

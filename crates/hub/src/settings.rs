@@ -1,9 +1,10 @@
 //! What whoever starts a hub decides.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use model::commit::{CommitFaults, NoFaults};
 
 /// Settings of one hub.
 #[derive(Clone, Debug)]
@@ -44,41 +45,4 @@ pub struct Retention {
     pub age: Duration,
     /// Most bytes.
     pub bytes: u64,
-}
-
-/// Where in a commit of the tables a fault may strike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitStage {
-    /// Everything is staged, nothing is durable.
-    Before,
-    /// It is durable, nobody was told.
-    After,
-}
-
-/// A fault at the commit boundary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitFault {
-    /// Go on.
-    None,
-    /// The power goes: the worker ends at once and answers nobody.
-    Cut,
-    /// The commit fails (only [`CommitStage::Before`]): rolled back, everybody is told
-    /// `Unavailable`.
-    Fail,
-}
-
-/// Decides which commits meet a fault.
-pub trait CommitFaults: Send + Sync + fmt::Debug {
-    /// The fault of this commit at `stage`.
-    fn strike(&self, stage: CommitStage) -> CommitFault;
-}
-
-/// Never a fault.
-#[derive(Clone, Copy, Debug)]
-pub struct NoFaults;
-
-impl CommitFaults for NoFaults {
-    fn strike(&self, _: CommitStage) -> CommitFault {
-        CommitFault::None
-    }
 }

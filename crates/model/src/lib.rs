@@ -5,6 +5,7 @@
 //! What it is not: it does no I/O, reads no clock, draws no randomness and knows no runtime.
 //! Start reading at [`waist`].
 
+pub mod commit;
 pub mod time;
 pub mod world;
 

@@ -14,6 +14,7 @@ use engine::backend::Offloaded;
 use engine::process::ProcessEngine;
 use engine::runtime::{ImageArchive, ModuleRuntime, ModuleStatus};
 use journal::disk::file::FileDisk;
+use model::commit::NoFaults;
 use model::waist::DeviceApi;
 use model::world::World;
 use net::client::{MqttClient, Target};
@@ -69,6 +70,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
         upstream,
         runtime: Arc::clone(&runtime),
         sockets: Arc::new(Doors::new(Arc::clone(&network), world.clone())),
+        faults: Arc::new(NoFaults),
     })
     .await
     .context("the runtime does not start")?;

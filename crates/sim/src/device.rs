@@ -11,8 +11,8 @@ use net::network::{Address, ByteStream, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::mqtt::packet::{self, Connect, Frame, Packet, PacketId, Publish, Qos};
 
-use crate::chance::Chance;
 use crate::pipes::Pipes;
+use testkit::chance::Chance;
 
 /// Longest pause before a device connects again.
 const PAUSE_MAX: Duration = Duration::from_secs(3);

@@ -4,12 +4,6 @@
 //! memory that delay, split and cut. A seed decides everything; the same seed gives the same
 //! transcript. Start reading at [`scenario`].
 
-pub mod chance;
-
-pub mod clock;
-
-pub mod host;
-
 pub mod pipes;
 
 pub mod device;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::chance::Chance;
+use testkit::chance::Chance;
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: usize = 64;

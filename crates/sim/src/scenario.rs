@@ -14,12 +14,11 @@ use journal::disk::simulated::{PowerCut, SimulatedDisk};
 use model::world::Clock;
 use net::mqtt::MqttServer;
 use net::network::{Address, Network};
+use testkit::chance::Chance;
+use testkit::world::{Host, VirtualClock};
 
-use crate::chance::Chance;
-use crate::clock::SimulatedClock;
 use crate::cloud::{Logged, Service};
 use crate::device::{Device, IN_FLIGHT, Record};
-use crate::host::Host;
 use crate::pipes::Pipes;
 
 /// Longest simulated time that a scenario may take.
@@ -111,7 +110,8 @@ impl House {
 
     /// Kills it in the middle of whatever it does.
     async fn kill(self, pipes: &Pipes) {
-        self.host.kill().await;
+        self.host.kill();
+        self.host.gone().await;
         drop(self);
         pipes.cut_all();
         tokio::task::yield_now().await;
@@ -120,9 +120,9 @@ impl House {
 
 async fn simulate(seed: u64, size: Size) -> Result<Totals> {
     let folder = tempfile::tempdir()?;
-    let (chance, clock) = (Chance::new(seed), SimulatedClock::begin());
+    let (chance, clock) = (Chance::new(seed), VirtualClock::begin());
     let pipes = Pipes::new(chance.fork("pipes"));
-    let host = |chance: &Chance| Host::new(clock, chance.fork("host"));
+    let host = |chance: &Chance| Host::on(clock.clone(), chance.fork("host"));
     let disk = SimulatedDisk::new(chance.next());
     let mut house = House::start(folder.path(), &disk, host(&chance), &pipes).await?;
     let service = house.service()?;
@@ -160,7 +160,8 @@ async fn simulate(seed: u64, size: Size) -> Result<Totals> {
     let log = house.service()?.telemetry(PARTITIONS).await?;
     judge(&log, &records, &mut totals)?;
     totals.transcript = transcript(&log, clock.now().tick.0);
-    field.kill().await;
+    field.kill();
+    field.gone().await;
     house.hub.close().await;
     Ok(totals)
 }

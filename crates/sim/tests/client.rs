@@ -36,11 +36,10 @@ use net::client::{MqttClient, Target};
 use net::mqtt::MqttServer;
 use net::network::{Address, Network};
 use serde_json::{Value, json};
-use sim::chance::Chance;
-use sim::clock::SimulatedClock;
-use sim::host::Host;
 use sim::pipes::Pipes;
+use testkit::chance::Chance;
 use testkit::conformance::{self, Bench, Cloud};
+use testkit::world::{Host, VirtualClock};
 use tower::ServiceExt;
 
 /// The hub's own service is the cloud behind the client.
@@ -190,10 +189,10 @@ struct House {
 impl House {
     async fn start(seed: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (chance, clock) = (Chance::new(seed), SimulatedClock::begin());
+        let (chance, clock) = (Chance::new(seed), VirtualClock::begin());
         let pipes = Pipes::new(chance.fork("pipes"));
-        let field = Host::new(clock, chance.fork("field"));
-        let world = Host::new(clock, chance.fork("hub")).world();
+        let field = Host::on(clock.clone(), chance.fork("field"));
+        let world = Host::on(clock, chance.fork("hub")).world();
         let mut settings = Settings::new(folder.path(), "hub.test");
         settings.partitions = 1;
         let disk = SimulatedDisk::new(chance.next());
@@ -211,7 +210,8 @@ impl House {
     }
 
     async fn stop(self) {
-        self.field.kill().await;
+        self.field.kill();
+        self.field.gone().await;
         self.hub.close().await;
     }
 }

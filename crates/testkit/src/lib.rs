@@ -1,8 +1,13 @@
 //! Simulated worlds, fixtures, and the suites that several implementers must pass.
 //!
 //! A leaf: it knows neither hub nor edge. Start at [`world`] for a host whose time is virtual,
-//! at [`conformance`] for what every implementer of the waist must do.
+//! at [`engine`] for modules that are no processes, at [`conformance`] for what every
+//! implementer of the waist must do.
+
+pub mod chance;
 
 pub mod world;
+
+pub mod engine;
 
 pub mod conformance;

@@ -9,39 +9,6 @@ mod shell;
 pub use clock::{START, VirtualClock};
 pub use shell::Host;
 
-use std::sync::{Mutex, PoisonError};
-
-use model::world::Random;
-
-/// Chance that repeats: the same seed gives the same bytes.
-#[derive(Debug)]
-pub struct SeededRandom(Mutex<u64>);
-
-impl SeededRandom {
-    /// Chance from `seed`.
-    pub fn new(seed: u64) -> Self {
-        Self(Mutex::new(seed))
-    }
-
-    // SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
-    fn step(&self) -> u64 {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-}
-
-impl Random for SeededRandom {
-    fn fill(&self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            let drawn = self.step().to_le_bytes();
-            chunk.iter_mut().zip(drawn).for_each(|(byte, drawn)| *byte = drawn);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -54,13 +21,7 @@ mod tests {
     use model::world::{Turn, Worker};
 
     use super::*;
-
-    #[test]
-    fn chance_repeats_with_its_seed() {
-        let draw = |seed| SeededRandom::new(seed).number();
-        assert_eq!(draw(7), draw(7));
-        assert_ne!(draw(7), draw(8));
-    }
+    use crate::chance::Chance;
 
     struct Counter(Arc<AtomicU32>);
 
@@ -87,7 +48,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn killed_tasks_are_dropped() {
+    async fn killed_tasks_are_dropped_and_later_ones_never_start() {
         let host = Host::new(1);
         let held = Arc::new(());
         let inside = Arc::clone(&held);
@@ -98,7 +59,24 @@ mod tests {
         Host::sleep(Duration::from_millis(1)).await;
         assert_eq!(Arc::strong_count(&held), 2);
         host.kill();
-        Host::sleep(Duration::from_millis(1)).await;
+        host.gone().await;
         assert_eq!(Arc::strong_count(&held), 1);
+        let ran = Arc::new(AtomicU32::new(0));
+        let late = Arc::clone(&ran);
+        host.world().spawn(async move { late.store(1, Ordering::Relaxed) });
+        Host::sleep(Duration::from_millis(1)).await;
+        assert_eq!(ran.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hosts_share_the_passing_of_time_but_not_the_wall_clock() {
+        let clock = VirtualClock::begin();
+        let (one, other) = (Host::on(clock.clone(), Chance::new(1)), clock.beside());
+        let two = Host::on(other.clone(), Chance::new(2));
+        other.set_skew_ms(-60_000);
+        Host::sleep(Duration::from_secs(5)).await;
+        let (one, two) = (one.world().now(), two.world().now());
+        assert_eq!(one.tick, two.tick);
+        assert_eq!(one.wall.0 - two.wall.0, 60_000);
     }
 }

@@ -595,18 +595,20 @@ async fn run(agent: Arc<Agent>, mut ups: watch::Receiver<u64>, mut stopped: watc
         // Asked for before the engine is observed, so that no change falls between.
         let changed = runtime.changed();
         let wake = tokio::select! {
-            wake = agent.pass(is_back) => wake,
+            biased;
             () = told(&mut stopped) => return,
+            wake = agent.pass(is_back) => wake,
         };
         is_back = false;
         tokio::select! {
+            biased;
+            () = told(&mut stopped) => return,
+            Ok(()) = device.changed() => is_back = device.borrow_and_update().is_some(),
             () = changed => {}
             () = agent.wake.notified() => {}
             Ok(()) = desired.changed() => {}
             Ok(()) = ups.changed() => {}
-            Ok(()) = device.changed() => is_back = device.borrow_and_update().is_some(),
             () = tokio::time::sleep(wake) => {}
-            () = told(&mut stopped) => return,
         }
     }
 }

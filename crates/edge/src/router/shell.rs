@@ -478,8 +478,9 @@ async fn configure(core: Arc<Core>) {
     let mut stopped = core.stopped.clone();
     loop {
         tokio::select! {
-            changed = versions.changed() => if changed.is_err() { return },
+            biased;
             () = told(&mut stopped) => return,
+            changed = versions.changed() => if changed.is_err() { return },
         }
         let Some(twin) = link.view() else { continue };
         if twin.desired.is_empty() && twin.desired_version <= Version(1) {

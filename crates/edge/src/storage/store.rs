@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use model::commit::{CommitFault, CommitFaults, CommitStage};
 use model::world::World;
 use rusqlite::{Connection, params};
 use serde_json::Value;
@@ -65,13 +66,39 @@ impl Area {
 /// The open file. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    db: Arc<Mutex<Connection>>,
+    file: Arc<Mutex<File>>,
     world: World,
+}
+
+type Told = oneshot::Sender<Result<(), StoreError>>;
+
+#[derive(Debug)]
+struct File {
+    db: Connection,
+    faults: Arc<dyn CommitFaults>,
+    /// Whom nobody answers, once the power is gone; a simulator's world only.
+    cut: Option<Vec<Told>>,
+}
+
+/// Why a fact was not written.
+enum Broken {
+    Cut,
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Broken {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 impl Store {
     /// Opens or makes the file at `path`.
-    pub(crate) fn open(path: &Path, world: &World) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        path: &Path,
+        world: &World,
+        faults: Arc<dyn CommitFaults>,
+    ) -> Result<Self, StoreError> {
         let db = Connection::open(path)?;
         db.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
@@ -85,14 +112,15 @@ impl Store {
             FORMAT => {}
             other => return Err(StoreError::Format(other)),
         }
-        Ok(Self { db: Arc::new(Mutex::new(db)), world: world.clone() })
+        let file = Arc::new(Mutex::new(File { db, faults, cut: None }));
+        Ok(Self { file, world: world.clone() })
     }
 
     /// All facts of `area`, by name; for the start, when nobody waits for anything else.
     pub(crate) fn all(&self, area: Area) -> Result<Vec<(String, Value)>, StoreError> {
-        let db = lock(&self.db);
+        let file = lock(&self.file);
         let mut select =
-            db.prepare("SELECT name, value FROM fact WHERE area = ?1 ORDER BY name")?;
+            file.db.prepare("SELECT name, value FROM fact WHERE area = ?1 ORDER BY name")?;
         let rows = select.query_map([area.as_str()], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
         })?;
@@ -107,7 +135,10 @@ impl Store {
 
     /// Writes a fact now, on this thread; for the start only.
     pub(crate) fn put_now(&self, area: Area, name: &str, value: &Value) -> Result<(), StoreError> {
-        put(&lock(&self.db), area, name, Some(value))
+        lock(&self.file).put(area, name, Some(value)).map_err(|broken| match broken {
+            Broken::Cut => StoreError::Closed,
+            Broken::Store(error) => error,
+        })
     }
 
     /// Writes what `make` gives, or removes the fact if it gives none; durable when it returns.
@@ -119,31 +150,56 @@ impl Store {
         make: impl FnOnce() -> Option<Value> + Send + 'static,
     ) -> Result<(), StoreError> {
         let (told, done) = oneshot::channel();
-        let (db, name) = (Arc::clone(&self.db), name.to_owned());
+        let (file, name) = (Arc::clone(&self.file), name.to_owned());
         self.world.spawner.offload(Box::new(move || {
-            let db = lock(&db);
-            let outcome = put(&db, area, &name, make().as_ref());
-            // Nobody waits any more; it is written all the same.
-            told.send(outcome).ok();
+            lock(&file).save(area, &name, make, told);
         }));
         done.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
-fn lock(db: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    db.lock().unwrap_or_else(PoisonError::into_inner)
+impl File {
+    fn save(&mut self, area: Area, name: &str, make: impl FnOnce() -> Option<Value>, told: Told) {
+        if let Some(unanswered) = &mut self.cut {
+            return unanswered.push(told);
+        }
+        let outcome = match self.put(area, name, make().as_ref()) {
+            Ok(()) => Ok(()),
+            Err(Broken::Store(error)) => Err(error),
+            Err(Broken::Cut) => return self.cut = Some(vec![told]),
+        };
+        // Nobody waits any more; it is written all the same.
+        told.send(outcome).ok();
+    }
+
+    fn put(&mut self, area: Area, name: &str, value: Option<&Value>) -> Result<(), Broken> {
+        let all = self.db.transaction()?;
+        match value {
+            Some(value) => all.execute(
+                "INSERT OR REPLACE INTO fact (area, name, value) VALUES (?1, ?2, ?3)",
+                params![area.as_str(), name, value.to_string()],
+            )?,
+            None => all.execute(
+                "DELETE FROM fact WHERE area = ?1 AND name = ?2",
+                params![area.as_str(), name],
+            )?,
+        };
+        match self.faults.strike(CommitStage::Before) {
+            CommitFault::None => {}
+            CommitFault::Cut => return Err(Broken::Cut),
+            CommitFault::Fail => {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                return Err(rusqlite::Error::SqliteFailure(full, None).into());
+            }
+        }
+        all.commit()?;
+        match self.faults.strike(CommitStage::After) {
+            CommitFault::Cut => Err(Broken::Cut),
+            CommitFault::None | CommitFault::Fail => Ok(()),
+        }
+    }
 }
 
-fn put(db: &Connection, area: Area, name: &str, value: Option<&Value>) -> Result<(), StoreError> {
-    match value {
-        Some(value) => db.execute(
-            "INSERT OR REPLACE INTO fact (area, name, value) VALUES (?1, ?2, ?3)",
-            params![area.as_str(), name, value.to_string()],
-        )?,
-        None => db.execute(
-            "DELETE FROM fact WHERE area = ?1 AND name = ?2",
-            params![area.as_str(), name],
-        )?,
-    };
-    Ok(())
+fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -295,8 +295,9 @@ impl Link {
         let mut failures = 0;
         loop {
             let over = tokio::select! {
-                over = self.one_session(&mut failures) => over,
+                biased;
                 () = told(&mut stopped) => Over::Stopped,
+                over = self.one_session(&mut failures) => over,
             };
             if let Some(session) = self.session.send_replace(None) {
                 session.close(Leave::Asked);
@@ -307,8 +308,9 @@ impl Link {
             let wait = pause(failures, self.parts.world.random.number());
             failures = failures.saturating_add(1);
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                biased;
                 () = told(&mut stopped) => return,
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -435,6 +437,7 @@ impl Link {
             let wake = renew_at.into_iter().chain(retry_at).min();
             let nothing = Credit { messages: 0 };
             let event = tokio::select! {
+                biased;
                 event = std::future::poll_fn(|cx| session.poll_event(cx, nothing)) => Some(event),
                 () = self.changed.notified() => None,
                 () = until(wake, now) => None,

@@ -23,7 +23,8 @@ use edge::settings::Settings;
 use edge::shell::{Edge, Parts, StartEdgeError};
 use edge::status::EdgeStatus;
 use journal::disk::file::FileDisk;
-use machine::Machine;
+use machine::{Doors, engine};
+use model::commit::NoFaults;
 use model::feature::{Feature, Subscription};
 use model::message::{Message, PropertyBag};
 use model::method::MethodResponse;
@@ -31,7 +32,11 @@ use model::refusal::{Refusal, RefusalKind};
 use model::time::Tick;
 use model::twin::TwinPatch;
 use model::waist::*;
+use model::world::Clock as _;
 use serde_json::{Value, json};
+use testkit::chance::Chance;
+use testkit::engine::FakeEngine;
+use testkit::world::{Host, VirtualClock};
 use tower::ServiceExt;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,7 +45,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Bench {
     folder: tempfile::TempDir,
     cloud: Cloud,
-    machine: Machine,
+    clock: VirtualClock,
+    doors: Doors,
+    machine: FakeEngine,
 }
 
 fn text(path: &Path) -> String {
@@ -54,8 +61,10 @@ fn text(path: &Path) -> String {
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { folder, cloud: Cloud::new(), machine: Machine::with_images(&["img:1", "img:2"]) }
+        let (folder, clock) = (tempfile::tempdir().unwrap(), VirtualClock::begin());
+        let doors = Doors::default();
+        let machine = engine(&clock, &doors, &["img:1", "img:2"]);
+        Self { folder, cloud: Cloud::new(), clock, doors, machine }
     }
 
     fn journal(&self) -> PathBuf {
@@ -66,19 +75,20 @@ impl Bench {
         self.start_with(&self.machine).await.unwrap()
     }
 
-    async fn start_with(&self, machine: &Machine) -> Result<Edge, StartEdgeError> {
+    async fn start_with(&self, machine: &FakeEngine) -> Result<Edge, StartEdgeError> {
         let folder = self.folder.path().to_owned();
-        // A runtime that was dropped lets go of its journal when its thread has ended.
+        // A runtime that was dropped lets go of its journal when its worker has ended.
         let disk =
             eventually("the journal is free", async || FileDisk::open(self.journal()).ok()).await;
         Edge::start(Parts {
             settings: Settings::parse(&text(&folder)).unwrap(),
             folder,
             disk: Arc::new(disk),
-            world: machine::world(),
+            world: Host::on(self.clock.clone(), Chance::new(1)).world(),
             upstream: Arc::new(self.cloud.clone()),
             runtime: Arc::new(machine.clone()),
-            sockets: Arc::new(machine.clone()),
+            sockets: Arc::new(self.doors.clone()),
+            faults: Arc::new(NoFaults),
         })
         .await
     }
@@ -98,17 +108,18 @@ impl Bench {
     }
 
     async fn open(&self, edge: &Edge, module: &str, clean: bool) -> Opened {
-        open(edge, module, &self.cloud.key(module).unwrap(), clean).await.unwrap()
+        open(self, edge, module, &self.cloud.key(module).unwrap(), clean).await.unwrap()
     }
 }
 
 async fn open(
+    bench: &Bench,
     edge: &Edge,
     module: &str,
     key: &SymmetricKey,
     clean: bool,
 ) -> Result<Opened, Refusal> {
-    let now = machine::world().now().wall;
+    let now = bench.clock.now().wall;
     let resource = format!("hub.example/devices/{DEVICE}/modules/{module}");
     let token = SasToken::sign(&resource, None, now.after(Duration::from_hours(1)), key);
     let claim = Claim::Sas { identity: identity(module), token };
@@ -203,7 +214,7 @@ async fn delivery(session: &Arc<dyn DeviceSession>, messages: u16) -> Delivery {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn what_was_acknowledged_offline_arrives_in_order_also_after_a_power_cut() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -241,7 +252,7 @@ async fn what_was_acknowledged_offline_arrives_in_order_also_after_a_power_cut()
     edge.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_message_that_the_hub_never_takes_holds_up_nobody() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -263,7 +274,7 @@ async fn a_message_that_the_hub_never_takes_holds_up_nobody() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn what_no_route_wants_is_taken_and_counted() {
     let bench = Bench::new();
     let edge = bench.deploy(json!({ "z": "FROM /messages/modules/z/* INTO $upstream" })).await;
@@ -281,7 +292,7 @@ async fn what_no_route_wants_is_taken_and_counted() {
     assert_eq!(completion.next().await, Some(Ok(Answer::Accepted)));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_device_that_starts_without_its_hub_runs_the_last_good_manifest() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -299,7 +310,7 @@ async fn a_device_that_starts_without_its_hub_runs_the_last_good_manifest() {
     edge.close().await;
 
     bench.cloud.cut();
-    let machine = Machine::with_images(&["img:1"]);
+    let machine = engine(&bench.clock, &bench.doors, &["img:1"]);
     let edge = bench.start_with(&machine).await.unwrap();
     eventually("the modules run again", async || {
         (machine.is_running("a") && machine.is_running("b")).then_some(())
@@ -356,7 +367,7 @@ fn broken_manifests() -> Vec<(Value, u16, &'static str)> {
     ]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_broken_manifest_is_reported_and_touches_nothing_that_runs() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -389,7 +400,7 @@ async fn a_broken_manifest_is_reported_and_touches_nothing_that_runs() {
     assert_eq!(bench.machine.calls(), calls, "modules keep running");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn create_options_that_the_engine_refuses_name_the_module_and_leave_the_others() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -406,7 +417,7 @@ async fn create_options_that_the_engine_refuses_name_the_module_and_leave_the_ot
     assert!(bench.machine.is_running("a") && bench.machine.is_running("b"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn refused_routes_leave_the_older_ones_in_force() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -436,7 +447,7 @@ fn to_b() -> Value {
     json!({ "ab": "FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in1\")" })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn inputs_are_handed_out_many_at_once_and_again_until_they_are_completed() {
     let bench = Bench::new();
     let edge = bench.deploy(to_b()).await;
@@ -483,7 +494,7 @@ async fn inputs_are_handed_out_many_at_once_and_again_until_they_are_completed()
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn without_credit_no_input_is_taken() {
     let bench = Bench::new();
     let edge = bench.deploy(to_b()).await;
@@ -497,7 +508,7 @@ async fn without_credit_no_input_is_taken() {
     assert_eq!(bodies(&[delivery(&b, 1).await.message]), [0]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_twin_reported_offline_is_seen_at_once_and_pushed_when_the_hub_is_back() {
     let bench = Bench::new();
     bench.cloud.set_desired("a", json!({ "speed": 1 }));
@@ -534,7 +545,7 @@ async fn a_twin_reported_offline_is_seen_at_once_and_pushed_when_the_hub_is_back
     assert_eq!(told, version);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_reported_patch_survives_a_power_cut_of_the_device() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -554,7 +565,7 @@ async fn a_reported_patch_survives_a_power_cut_of_the_device() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn methods_reach_the_module_that_subscribed_and_nobody_else() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -581,7 +592,7 @@ async fn methods_reach_the_module_that_subscribed_and_nobody_else() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn the_agent_answers_what_the_cloud_asks_of_it() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -610,11 +621,10 @@ async fn the_agent_answers_what_the_cloud_asks_of_it() {
     edge.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_module_that_ends_is_counted_and_reported_as_waiting() {
     let bench = Bench::new();
     let _edge = bench.deploy(all_up()).await;
-    // The engine does not say when it ended, and then at once is the answer.
     bench.machine.end("a", 3);
     eventually("it is restarted and counted", async || {
         let reported = bench.cloud.reported("$edgeAgent");
@@ -625,7 +635,7 @@ async fn a_module_that_ends_is_counted_and_reported_as_waiting() {
     assert!(bench.machine.is_running("a"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_module_that_is_no_longer_desired_loses_its_container_and_its_identity() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -639,12 +649,12 @@ async fn a_module_that_is_no_longer_desired_loses_its_container_and_its_identity
     .await;
     let closed = event(&session, 0).await;
     assert_eq!(closed, DeviceEvent::Closed(CloseReason::Revoked));
-    let refused = open(&edge, "b", &key, true).await.unwrap_err();
+    let refused = open(&bench, &edge, "b", &key, true).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Unauthenticated);
     assert!(bench.machine.is_running("a"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn subscriptions_persist_until_a_clean_session_wipes_them() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -665,7 +675,7 @@ async fn subscriptions_persist_until_a_clean_session_wipes_them() {
     assert!(bench.open(&edge, "a", false).await.features.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_newer_session_takes_over_and_a_bad_token_opens_none() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -678,7 +688,7 @@ async fn a_newer_session_takes_over_and_a_bad_token_opens_none() {
     send(&newer, 0..1).await;
 
     let other = bench.cloud.key("b").unwrap();
-    let refused = open(&edge, "a", &other, true).await.unwrap_err();
+    let refused = open(&bench, &edge, "a", &other, true).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Unauthenticated);
 }
 
@@ -690,7 +700,7 @@ async fn call(edge: &Edge, method: Method, path: &str) -> (StatusCode, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn the_operator_sees_modules_logs_and_counts_and_can_restart() {
     let bench = Bench::new();
     let edge = bench.deploy(all_up()).await;
@@ -713,7 +723,7 @@ async fn the_operator_sees_modules_logs_and_counts_and_can_restart() {
     assert_eq!(logs, (StatusCode::OK, "one\ntwo\n".to_owned()));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn the_device_ca_is_made_once_and_certificates_hold_for_the_host_name() {
     let bench = Bench::new();
     let edge = bench.start().await;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use model::commit::{CommitFault, CommitFaults, CommitStage};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Now, Tick};
 use model::world::{Random, Turn, Worker, World};
@@ -18,7 +19,6 @@ use tracing::error;
 use super::feed::Feed;
 use super::inbox::Inbox;
 use crate::session::effect::Effect;
-use crate::settings::{CommitFault, CommitFaults, CommitStage};
 
 /// Most operations in one commit.
 const TURN_OPERATIONS_MAX: usize = 512;

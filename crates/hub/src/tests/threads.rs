@@ -13,7 +13,7 @@ use model::time::{Now, Tick, WallTime};
 use model::twin::TwinPatch;
 use model::waist::{Answer, Batch, Claim, DeviceApi, DeviceRequest, LinkKind, ask};
 use model::world::{Boxed, Clock, Spawner, Turn, Worker, World};
-use testkit::world::SeededRandom;
+use testkit::chance::Chance;
 
 use super::conformance::telemetry;
 use super::{Machine, Running};
@@ -74,7 +74,7 @@ fn real_world() -> World {
     let handle = tokio::runtime::Handle::current();
     World {
         clock: Arc::<RealClock>::clone(&clock),
-        random: Arc::new(SeededRandom::new(7)),
+        random: Arc::new(Chance::new(7)),
         spawner: Arc::new(Threads(clock, handle)),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use model::world::{Boxed, Clock as _, Spawner, Turn, Worker, World};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{SeededRandom, VirtualClock};
+use super::VirtualClock;
+use crate::chance::Chance;
 
-/// One simulated machine: its tasks and workers end together.
+/// One life of a simulated machine or process: its tasks and workers end together.
 #[derive(Clone)]
 pub struct Host {
     world: World,
-    clock: Arc<VirtualClock>,
+    clock: VirtualClock,
     tasks: Arc<Tasks>,
 }
 
@@ -34,14 +35,18 @@ struct Tasks {
 }
 
 impl Host {
-    /// A host whose chance comes from `seed`.
+    /// A host with a clock of its own, whose chance comes from `seed`.
     pub fn new(seed: u64) -> Self {
-        let clock = Arc::new(VirtualClock::new());
+        Self::on(VirtualClock::begin(), Chance::new(seed))
+    }
+
+    /// A host that reads `clock` and draws from `chance`.
+    pub fn on(clock: VirtualClock, chance: Chance) -> Self {
         let tasks = Arc::new(Tasks::default());
-        let spawner = InlineSpawner { tasks: Arc::clone(&tasks), clock: Arc::clone(&clock) };
+        let spawner = InlineSpawner { tasks: Arc::clone(&tasks), clock: clock.clone() };
         let world = World {
-            clock: Arc::<VirtualClock>::clone(&clock),
-            random: Arc::new(SeededRandom::new(seed)),
+            clock: Arc::new(clock.clone()),
+            random: Arc::new(chance),
             spawner: Arc::new(spawner),
         };
         Self { world, clock, tasks }
@@ -60,8 +65,14 @@ impl Host {
     /// The power goes: every task and worker is dropped where it waits, later ones never start.
     pub fn kill(&self) {
         self.tasks.dead.store(true, Ordering::Relaxed);
-        let handles = std::mem::take(&mut *self.tasks.lock());
-        handles.iter().for_each(AbortHandle::abort);
+        self.tasks.lock().iter().for_each(AbortHandle::abort);
+    }
+
+    /// Waits until every killed task is dropped.
+    pub async fn gone(&self) {
+        while self.tasks.lock().iter().any(|task| !task.is_finished()) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits in virtual time.
@@ -78,18 +89,21 @@ impl Tasks {
         }
         let handle = tokio::spawn(task).abort_handle();
         let mut handles = self.lock();
-        handles.retain(|handle| !handle.is_finished());
+        // Looking at all of them each time would cost more than they do.
+        if handles.len() == handles.capacity() {
+            handles.retain(|handle| !handle.is_finished());
+        }
         handles.push(handle);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<AbortHandle>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<AbortHandle>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct InlineSpawner {
     tasks: Arc<Tasks>,
-    clock: Arc<VirtualClock>,
+    clock: VirtualClock,
 }
 
 impl Spawner for InlineSpawner {
@@ -103,7 +117,7 @@ impl Spawner for InlineSpawner {
 
     fn start(&self, _: &'static str, worker: Box<dyn Worker>) -> Waker {
         let bell = Arc::new(Bell(Notify::new()));
-        self.tasks.spawn(Box::pin(turns(worker, Arc::clone(&self.clock), Arc::clone(&bell))));
+        self.tasks.spawn(Box::pin(turns(worker, self.clock.clone(), Arc::clone(&bell))));
         Waker::from(bell)
     }
 }
@@ -121,7 +135,7 @@ impl Wake for Bell {
     }
 }
 
-async fn turns(mut worker: Box<dyn Worker>, clock: Arc<VirtualClock>, bell: Arc<Bell>) {
+async fn turns(mut worker: Box<dyn Worker>, clock: VirtualClock, bell: Arc<Bell>) {
     loop {
         let rung = bell.0.notified();
         match worker.turn(clock.now()) {

@@ -70,13 +70,15 @@ pub(crate) async fn run(core: Arc<Core>) {
             Step::Rewind | Step::Wait => {}
         }
         tokio::select! {
-            Some(answered) = sending.outstanding.next() => sending.handle(answered).await,
-            () = sending.core.upstream_work.notified() => sending.pump.handle_work(),
+            biased;
+            () = told(&mut stopped) => break,
             up = ups.changed() => if up.is_ok() {
                 sending.pump.handle_upstream_back(sending.core.world.now());
             },
+            // Bounded by what is in flight, so the others get their turn.
+            Some(answered) = sending.outstanding.next() => sending.handle(answered).await,
+            () = sending.core.upstream_work.notified() => sending.pump.handle_work(),
             () = until(wake, now.tick) => {}
-            () = told(&mut stopped) => break,
         }
     }
     // Late answers still move the cursors; what is not answered is sent again by the next start.

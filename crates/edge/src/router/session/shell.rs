@@ -1,7 +1,7 @@
 //! The session itself: requests go to the journal or to its task of slow operations, events
 //! come from its lanes, its twin and its callers.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -54,7 +54,7 @@ struct State {
     room: Option<Waker>,
     desired: Option<(TwinPatch, Version)>,
     methods: VecDeque<(MethodCallId, MethodRequest, Tick)>,
-    calls: HashMap<MethodCallId, oneshot::Sender<MethodResponse>>,
+    calls: BTreeMap<MethodCallId, oneshot::Sender<MethodResponse>>,
     inputs: Inputs,
     next: u64,
 }
@@ -95,7 +95,7 @@ impl ModuleSession {
                 room: None,
                 desired: None,
                 methods: VecDeque::new(),
-                calls: HashMap::new(),
+                calls: BTreeMap::new(),
                 inputs: Inputs { has_work: true, ..Inputs::default() },
                 next: 1,
             }),
