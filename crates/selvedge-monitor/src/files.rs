@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,21 @@ pub(crate) struct Settings {
     /// Which system calls are allowed.
     #[serde(default)]
     pub(crate) seccomp: Profile,
+    /// What is taken away when the container has ended.
+    #[serde(default)]
+    pub(crate) after: After,
+}
+
+/// What only a running container needs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct After {
+    /// The mount that is its root file system.
+    pub(crate) unmount: Option<PathBuf>,
+    /// Its pinned network namespace.
+    pub(crate) netns: Option<PathBuf>,
+    /// The host's end of its wire.
+    pub(crate) host_interface: Option<String>,
 }
 
 fn default_stop_signal() -> i32 {

@@ -3,6 +3,7 @@
 //! What it is: a small program with one thread that outlives whoever started it, because the
 //! container is its child and must survive a restart of the runtime.
 //! What it is not: it decides nothing about restarts, pulls nothing, listens to no network.
+//! `network` is a second use of the same small program: one change of the machine's network.
 //! Start reading at `monitor.rs`; the files of a container directory are listed in `files.rs`.
 
 mod clock;
@@ -11,6 +12,7 @@ mod executor;
 mod files;
 mod log;
 mod monitor;
+mod network;
 mod oom;
 mod probe;
 mod seccomp;
@@ -25,9 +27,12 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["run", directory] => start::run(Path::new(directory)),
+        ["network"] => network::run(),
         ["probe", rest @ ..] => probe::run(rest),
         _ => {
-            start::say("usage: selvedge-monitor run <container directory>");
+            start::say(
+                "usage: selvedge-monitor run <container directory> | network < request.json",
+            );
             ExitCode::from(2)
         }
     }

@@ -13,7 +13,9 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -24,11 +26,11 @@ use serde_json::{Value, json};
 
 use crate::control::{self, Client, Request};
 use crate::executor::Launch;
-use crate::files::{Exit, Settings, VERSION};
+use crate::files::{After, Exit, Settings, VERSION};
 use crate::log::{Log, Stream};
 use crate::seccomp::Filters;
 use crate::start::{Starter, one_thread};
-use crate::{clock, oom};
+use crate::{clock, network, oom};
 
 /// How long a container may take to stop when the machine asks the monitor to end.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -44,7 +46,12 @@ pub(crate) fn run(directory: &Path, mut starter: Starter) {
         // Another monitor owns the folder: nothing in it is ours to write.
         Err(error) => return starter.failed(&format!("already monitored: {error}")),
     };
-    let exit = match Monitor::start(directory) {
+    let mut after = After::default();
+    let started = Settings::read(directory).and_then(|mut settings| {
+        after = std::mem::take(&mut settings.after);
+        Monitor::start(directory, settings)
+    });
+    let exit = match started {
         Ok(mut monitor) => {
             starter.running(monitor.pid.as_raw());
             monitor.attend()
@@ -59,7 +66,25 @@ pub(crate) fn run(directory: &Path, mut starter: Starter) {
     if let Err(error) = exit.write(directory) {
         complain(&format!("cannot write exit.json: {error}"));
     }
+    // After the exit status is safe, and before the lock says that all is done.
+    tidy(&after);
     drop(lock);
+}
+
+/// Takes away what only a running container needs. What fails here the engine does again.
+fn tidy(after: &After) {
+    if let Some(path) = &after.unmount {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            // Nothing was mounted there.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => complain(&format!("unmounting {}: {error}", path.display())),
+        }
+    }
+    if let Some(netns) = &after.netns
+        && let Err(error) = network::detach(netns, after.host_interface.as_deref())
+    {
+        complain(&error);
+    }
 }
 
 fn lock(directory: &Path) -> io::Result<Flock<File>> {
@@ -89,11 +114,10 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn start(directory: &Path) -> Result<Self, String> {
+    fn start(directory: &Path, settings: Settings) -> Result<Self, String> {
         fn at<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String {
             move |error| format!("{what}: {error}")
         }
-        let settings = Settings::read(directory)?;
         let filters = filters(directory, &settings)?;
         match fs::remove_file(directory.join("exit.json")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -166,7 +190,7 @@ impl Monitor {
         let mut all: Vec<_> =
             all.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut all, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -324,7 +348,7 @@ fn filters(directory: &Path, settings: &Settings) -> Result<Filters, String> {
 /// when its monitor dies.
 fn fifo(path: &Path) -> io::Result<(File, OwnedFd)> {
     match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
-        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Ok(()) | Err(Errno::EEXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let open = |flags: i32| {
