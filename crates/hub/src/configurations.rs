@@ -10,10 +10,10 @@ use model::id::ModuleName;
 use model::manifest::{InvalidManifest, Manifest};
 use model::names::{EDGE_AGENT, EDGE_HUB};
 use model::router_plan::{InvalidRoutes, RouterPlan};
+use model::twin::limits::{self, PROPERTIES_BYTES_MAX};
 use serde_json::{Map, Value};
 
 use crate::storage::twins::Deployment;
-use crate::twins::limits::{self, PROPERTIES_BYTES_MAX};
 
 const DESIRED: &str = "properties.desired";
 

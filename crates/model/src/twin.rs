@@ -1,6 +1,17 @@
 //! Twins: the JSON document of a device or module, and the rules by which it changes.
+//!
+//! The rules are here and nowhere else: [`patch`] says what a merge patch does, [`limits`] what
+//! a twin may hold, [`section`] how versions and timestamps move, [`slot`] how several changes
+//! become one notification, [`pending`] how reported patches wait. Hub and router both use
+//! them, and one table of cases checks them.
 
 use serde_json::{Map, Value};
+
+pub mod limits;
+pub mod patch;
+pub mod pending;
+pub mod section;
+pub mod slot;
 
 /// Counts the accepted changes of one section of a twin. Azure counts from 1, so 0 means
 /// "never written".
@@ -23,3 +34,6 @@ pub struct TwinDocument {
     /// The version of `reported`.
     pub reported_version: Version,
 }
+
+#[cfg(test)]
+mod tests;

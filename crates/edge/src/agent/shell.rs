@@ -14,6 +14,8 @@ use model::manifest::{DesiredStatus, InvalidManifest, Manifest};
 use model::method::{MethodRequest, MethodResponse};
 use model::names::EDGE_AGENT;
 use model::time::{Tick, WallTime};
+use model::twin::patch::difference;
+use model::twin::slot::DesiredChange;
 use model::twin::{TwinPatch, Version};
 use model::world::World;
 use serde_json::{Map, Value};
@@ -29,7 +31,6 @@ use super::report::{DesiredOutcome, ModuleFacts, Report, RuntimeStatus, ended_st
 use super::restart::{self, Exit, History, Verdict};
 use super::spec::Surroundings;
 use crate::identity::shell::Identities;
-use crate::router::twins::difference;
 use crate::status::ModuleStatus as StatusOfModule;
 use crate::storage::store::{Area, Store};
 use crate::storage::tables;
@@ -553,7 +554,7 @@ impl Agent {
 }
 
 impl Owner for Agent {
-    fn handle_desired(&self, _: &TwinPatch, _: Version) {
+    fn handle_desired(&self, _: DesiredChange) {
         self.wake.notify_one();
     }
 

@@ -15,6 +15,7 @@ use model::names::EDGE_HUB;
 use model::refusal::{Refusal, RefusalKind};
 use model::router_plan::RouterPlan;
 use model::time::{Now, Tick};
+use model::twin::patch::difference;
 use model::twin::{TwinPatch, Version};
 use model::waist::{Batch, Claim, CloseReason, DeviceApi, DeviceRequest, Epoch, LinkKind, Opened};
 use model::world::{Boxed, Turn, Worker, World};
@@ -24,7 +25,6 @@ use tracing::{error, info, warn};
 
 use super::dispatch::Table;
 use super::session::shell::{ModuleSession, commit_told};
-use super::twins::difference;
 use crate::access::{Access, ModuleKeys, Proven};
 use crate::storage::store::{Area, Store};
 use crate::storage::tables;

@@ -1,24 +1,28 @@
-//! Copies of twins for children, and the reported patches that wait for the hub. Pure.
+//! Copies of twins for children, and the reported patches that wait for the hub. Pure; what a
+//! patch does is `model::twin`.
 
+use model::twin::limits::{self, PROPERTIES_BYTES_MAX, TwinFault};
+use model::twin::patch::{apply, difference};
+use model::twin::pending::PendingPatches;
+use model::twin::slot::DesiredChange;
 use model::twin::{TwinDocument, TwinPatch, Version};
-use serde_json::{Map, Value};
 
 /// The copy of one twin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TwinCopy {
     /// As last read upstream, later desired changes included; `None` if never.
     pub known: Option<TwinDocument>,
-    /// Reported patches not yet accepted upstream, merged; nulls delete.
-    pub pending: TwinPatch,
+    /// Reported patches not yet accepted upstream.
+    pub pending: PendingPatches,
     /// Rises with each change of `pending`, so that a push knows what it pushed.
     pub generation: u64,
 }
 
 /// What to do about a desired change that came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredNews {
     /// It followed what was known: pass it on.
-    Applied,
+    Applied(Box<DesiredChange>),
     /// It is old: forget it.
     Stale,
     /// Something between is missing: read the whole twin.
@@ -29,20 +33,35 @@ impl TwinCopy {
     /// The twin as its owner sees it: what is known with what it reported since.
     pub fn view(&self) -> Option<TwinDocument> {
         let mut view = self.known.clone()?;
-        apply(&mut view.reported, &self.pending.0);
+        self.pending.apply_to(&mut view.reported);
         Some(view)
     }
 
-    /// A twin was read upstream.
-    pub fn handle_read(&mut self, read: TwinDocument) {
-        // A read that started before a change came must not bring the old values back.
-        if self.known.as_ref().is_none_or(|known| known.desired_version <= read.desired_version) {
+    /// A twin was read upstream; gives the desired change that its owner missed.
+    pub fn handle_read(&mut self, mut read: TwinDocument) -> Option<DesiredChange> {
+        let Some(known) = &mut self.known else {
+            // Before the first read, the generation is what the owner is told.
+            read.reported_version = read.reported_version.max(Version(self.generation));
             self.known = Some(read);
+            return None;
+        };
+        // A read that started before a change came must not bring the old values back.
+        if known.desired_version > read.desired_version {
+            return None;
         }
+        // The owner was told one version per patch; the hub got several patches as one.
+        read.reported_version = read.reported_version.max(known.reported_version);
+        let before = std::mem::replace(known, read);
+        (known.desired_version > before.desired_version).then(|| DesiredChange {
+            patch: difference(&before.desired, &known.desired),
+            before: before.desired,
+            after: known.desired.clone(),
+            version: known.desired_version,
+        })
     }
 
     /// Desired properties changed upstream.
-    pub fn handle_desired(&mut self, patch: &TwinPatch, version: Version) -> DesiredNews {
+    pub fn handle_desired(&mut self, patch: TwinPatch, version: Version) -> DesiredNews {
         let Some(known) = &mut self.known else { return DesiredNews::Gap };
         if version <= known.desired_version {
             return DesiredNews::Stale;
@@ -50,88 +69,57 @@ impl TwinCopy {
         if version.0 > known.desired_version.0 + 1 {
             return DesiredNews::Gap;
         }
+        let before = known.desired.clone();
         apply(&mut known.desired, &patch.0);
         known.desired_version = version;
-        DesiredNews::Applied
+        let after = known.desired.clone();
+        DesiredNews::Applied(Box::new(DesiredChange { patch: patch.0, before, after, version }))
     }
 
     /// The owner reports; gives the version it is told.
-    pub fn handle_reported(&mut self, patch: &TwinPatch) -> Version {
-        compose(&mut self.pending.0, &patch.0);
+    ///
+    /// # Errors
+    /// [`TwinFault`] if the hub would not take it; nothing is changed then.
+    pub fn handle_reported(&mut self, patch: &TwinPatch) -> Result<Version, TwinFault> {
+        limits::check_shape(&patch.0)?;
+        let mut after = self.view().map(|view| view.reported).unwrap_or_default();
+        apply(&mut after, &patch.0);
+        limits::check_size("reported", &after, PROPERTIES_BYTES_MAX)?;
+        let mut pending = self.pending.clone();
+        pending.add(patch);
+        let bytes = pending.bytes();
+        if bytes > PENDING_BYTES_MAX {
+            let section = "what is reported and waits for the hub";
+            return Err(TwinFault::Large { section, bytes, most: PENDING_BYTES_MAX });
+        }
+        self.pending = pending;
         self.generation += 1;
-        self.known.as_mut().map_or(Version(self.generation), |known| {
+        Ok(self.known.as_mut().map_or(Version(self.generation), |known| {
             known.reported_version.0 += 1;
             known.reported_version
-        })
+        }))
     }
 
-    /// What is pending at `generation` was accepted upstream as `version`.
-    pub fn handle_pushed(&mut self, generation: u64, pushed: &TwinPatch, version: Version) {
+    /// What is pending at `generation` was accepted upstream, lastly as `version`.
+    pub fn handle_pushed(&mut self, generation: u64, pushed: &PendingPatches, version: Version) {
         if let Some(known) = &mut self.known {
-            apply(&mut known.reported, &pushed.0);
+            pushed.apply_to(&mut known.reported);
             known.reported_version = known.reported_version.max(version);
         }
         // Newer patches came meanwhile: all of it is pushed once more, which changes nothing.
         if self.generation == generation {
-            self.pending.0.clear();
+            self.pending.clear();
         }
     }
 }
 
-/// Applies a merge patch: nulls delete, objects merge, all else replaces.
-pub fn apply(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
-    for (name, value) in patch {
-        match value {
-            Value::Null => drop(target.shift_remove(name)),
-            Value::Object(inner) => {
-                let slot = target.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
-                if !slot.is_object() {
-                    *slot = Value::Object(Map::new());
-                }
-                if let Value::Object(slot) = slot {
-                    apply(slot, inner);
-                }
-            }
-            other => drop(target.insert(name.clone(), other.clone())),
-        }
-    }
-}
-
-/// Merges a later patch into an earlier one, so that applying the result is applying both in
-/// turn, but for an object that follows a deletion of the same name.
-pub fn compose(earlier: &mut Map<String, Value>, later: &Map<String, Value>) {
-    for (name, value) in later {
-        match (earlier.get_mut(name), value) {
-            (Some(Value::Object(slot)), Value::Object(inner)) => compose(slot, inner),
-            // Known limit: a deletion followed by an object cannot be said in one merge patch.
-            // The object is kept, so members it does not name survive upstream.
-            _ => drop(earlier.insert(name.clone(), value.clone())),
-        }
-    }
-}
-
-/// The patch that leads from one desired section to another, for those who missed changes.
-pub fn difference(from: &Map<String, Value>, to: &Map<String, Value>) -> Map<String, Value> {
-    let mut patch = Map::new();
-    for name in from.keys().filter(|name| !to.contains_key(*name)) {
-        patch.insert(name.clone(), Value::Null);
-    }
-    for (name, value) in to {
-        match (from.get(name), value) {
-            (Some(old), new) if old == new => {}
-            (Some(Value::Object(old)), Value::Object(new)) => {
-                patch.insert(name.clone(), Value::Object(difference(old, new)));
-            }
-            _ => drop(patch.insert(name.clone(), value.clone())),
-        }
-    }
-    patch
-}
+/// Most bytes of reported patches that wait for the hub, counted as its limits count: names and
+/// values that are deleted and made again may take more than the section itself.
+const PENDING_BYTES_MAX: usize = 2 * PROPERTIES_BYTES_MAX;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Map, Value, json};
 
     use super::*;
 
@@ -150,12 +138,19 @@ mod tests {
     fn desired_changes_apply_in_order_and_gaps_are_seen() {
         let patch = TwinPatch(map(&json!({ "a": null, "b": 2 })));
         let check = |version, expected| {
-            assert_eq!(known(4).handle_desired(&patch, Version(version)), expected);
+            assert_eq!(known(4).handle_desired(patch.clone(), Version(version)), expected);
         };
         check(4, DesiredNews::Stale);
-        check(5, DesiredNews::Applied);
+        let change = DesiredChange {
+            patch: patch.0.clone(),
+            before: map(&json!({ "a": 1 })),
+            after: map(&json!({ "b": 2 })),
+            version: Version(5),
+        };
+        check(5, DesiredNews::Applied(Box::new(change)));
         check(6, DesiredNews::Gap);
-        assert_eq!(TwinCopy::default().handle_desired(&patch, Version(1)), DesiredNews::Gap);
+        let mut never_read = TwinCopy::default();
+        assert_eq!(never_read.handle_desired(patch.clone(), Version(1)), DesiredNews::Gap);
     }
 
     #[test]
@@ -163,17 +158,49 @@ mod tests {
         let mut copy = known(1);
         let first = TwinPatch(map(&json!({ "x": { "y": 1, "z": 1 } })));
         let second = TwinPatch(map(&json!({ "x": { "y": null } })));
-        assert_eq!(copy.handle_reported(&first), Version(1));
-        assert_eq!(copy.handle_reported(&second), Version(2));
+        assert_eq!(copy.handle_reported(&first), Ok(Version(1)));
+        assert_eq!(copy.handle_reported(&second), Ok(Version(2)));
         assert_eq!(Value::Object(copy.view().unwrap().reported), json!({ "x": { "z": 1 } }));
         let (pushed, generation) = (copy.pending.clone(), copy.generation);
-        copy.handle_reported(&TwinPatch(map(&json!({ "q": 1 }))));
+        copy.handle_reported(&TwinPatch(map(&json!({ "q": 1 })))).unwrap();
         copy.handle_pushed(generation, &pushed, Version(9));
-        assert!(!copy.pending.0.is_empty(), "a newer patch still waits");
+        assert!(!copy.pending.is_empty(), "a newer patch still waits");
         copy.handle_pushed(copy.generation, &copy.pending.clone(), Version(10));
-        assert!(copy.pending.0.is_empty());
+        assert!(copy.pending.is_empty());
         let view = copy.view().unwrap();
         assert_eq!(Value::Object(view.reported), json!({ "x": { "z": 1 }, "q": 1 }));
+    }
+
+    #[test]
+    fn what_the_hub_would_refuse_is_refused_here_and_changes_nothing() {
+        let mut copy = known(1);
+        let check = |copy: &mut TwinCopy, patch: Value| {
+            let before = copy.clone();
+            assert!(copy.handle_reported(&TwinPatch(map(&patch))).is_err(), "{patch}");
+            assert_eq!(*copy, before);
+        };
+        check(&mut copy, json!({ "$z": 1 }));
+        let text = "x".repeat(4000);
+        for part in 0..8 {
+            let patch = TwinPatch(map(&json!({ part.to_string(): text })));
+            copy.handle_reported(&patch).unwrap();
+        }
+        check(&mut copy, json!({ "more": text }));
+        let room = TwinPatch(map(&json!({ "0": null, "more": text })));
+        copy.handle_reported(&room).unwrap();
+    }
+
+    #[test]
+    fn the_version_that_an_owner_is_told_never_falls() {
+        let mut copy = known(1);
+        let report = |copy: &mut TwinCopy, value: i64| {
+            copy.handle_reported(&TwinPatch(map(&json!({ "n": value })))).unwrap()
+        };
+        let told = [report(&mut copy, 1), report(&mut copy, 2)];
+        let read = TwinDocument { reported_version: Version(1), ..known(1).known.unwrap() };
+        copy.handle_read(read);
+        assert_eq!(copy.view().unwrap().reported_version, told[1]);
+        assert!(report(&mut copy, 3) > told[1]);
     }
 
     #[test]
@@ -181,25 +208,5 @@ mod tests {
         let mut copy = known(5);
         copy.handle_read(known(4).known.unwrap());
         assert_eq!(copy.known.unwrap().desired_version, Version(5));
-    }
-
-    fn tree() -> impl Strategy<Value = Map<String, Value>> {
-        let leaf =
-            prop_oneof![any::<u8>().prop_map(Value::from), any::<bool>().prop_map(Value::from)];
-        let value = leaf.prop_recursive(3, 16, 4, |inner| {
-            proptest::collection::btree_map("[a-c]", inner, 0..4)
-                .prop_map(|all| Value::Object(all.into_iter().collect()))
-        });
-        proptest::collection::btree_map("[a-c]", value, 0..4)
-            .prop_map(|all| all.into_iter().collect())
-    }
-
-    proptest! {
-        #[test]
-        fn the_difference_leads_from_one_to_the_other(from in tree(), to in tree()) {
-            let mut moved = from.clone();
-            apply(&mut moved, &difference(&from, &to));
-            prop_assert_eq!(moved, to);
-        }
     }
 }

@@ -10,8 +10,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// The form of the file.
-const FORMAT: i64 = 1;
+use super::schema::{self, VERSION};
 
 /// Why a fact could not be read or kept.
 #[derive(Debug, Error)]
@@ -20,8 +19,14 @@ pub(crate) enum StoreError {
     #[error("the file of facts cannot be used")]
     Sqlite(#[from] rusqlite::Error),
     /// Written by another version of this program.
-    #[error("the file of facts has format {0}, known is {FORMAT}")]
-    Format(i64),
+    #[error(
+        "the file of facts has version {0}, this program knows up to {VERSION}; \
+         start the newer program"
+    )]
+    Version(i64),
+    /// Written by another program.
+    #[error("the file is not one of a device's facts")]
+    Foreign,
     /// A value in it is not what was written.
     #[error("a fact of {area} is damaged")]
     Damaged {
@@ -99,19 +104,8 @@ impl Store {
         world: &World,
         faults: Arc<dyn CommitFaults>,
     ) -> Result<Self, StoreError> {
-        let db = Connection::open(path)?;
-        db.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             CREATE TABLE IF NOT EXISTS fact (
-                 area TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
-                 PRIMARY KEY (area, name)) WITHOUT ROWID;",
-        )?;
-        let format: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match format {
-            0 => db.execute_batch(&format!("PRAGMA user_version = {FORMAT}"))?,
-            FORMAT => {}
-            other => return Err(StoreError::Format(other)),
-        }
+        let mut db = Connection::open(path)?;
+        schema::prepare(&mut db)?;
         let file = Arc::new(Mutex::new(File { db, faults, cut: None }));
         Ok(Self { file, world: world.clone() })
     }

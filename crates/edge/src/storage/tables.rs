@@ -3,6 +3,7 @@
 use credentials::key::SymmetricKey;
 use model::feature::{Feature, FeatureSet, Subscription};
 use model::time::WallTime;
+use model::twin::pending::PendingPatches;
 use model::twin::{TwinDocument, TwinPatch, Version};
 use serde_json::{Map, Value, json};
 
@@ -18,7 +19,8 @@ pub(crate) fn from_copy(copy: &TwinCopy) -> Value {
             "reported": known.reported, "reportedVersion": known.reported_version.0,
         })
     });
-    json!({ "known": known, "pending": copy.pending.0, "generation": copy.generation })
+    let pending: Vec<_> = copy.pending.parts().iter().map(|patch| &patch.0).collect();
+    json!({ "known": known, "pending": pending, "generation": copy.generation })
 }
 
 /// The twin copy behind a fact.
@@ -32,7 +34,9 @@ pub(crate) fn to_copy(fact: &Value) -> Option<TwinCopy> {
             reported_version: Version(known.get("reportedVersion")?.as_u64()?),
         }),
     };
-    let pending = TwinPatch(map(fact.get("pending"))?);
+    let pending = fact.get("pending")?.as_array()?;
+    let pending = pending.iter().map(|patch| map(Some(patch)).map(TwinPatch));
+    let pending = PendingPatches::from_parts(pending.collect::<Option<_>>()?);
     Some(TwinCopy { known, pending, generation: fact.get("generation")?.as_u64()? })
 }
 
@@ -128,7 +132,7 @@ mod tests {
                 reported: map(json!({ "x": [1] })),
                 reported_version: Version(9),
             }),
-            pending: TwinPatch(map(json!({ "x": null }))),
+            pending: PendingPatches::from_parts(vec![TwinPatch(map(json!({ "x": null })))]),
             generation: 3,
         };
         assert_eq!(to_copy(&from_copy(&copy)), Some(copy));

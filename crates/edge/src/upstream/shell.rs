@@ -11,6 +11,8 @@ use model::id::IdentityId;
 use model::method::{MethodCallId, MethodRequest, MethodResponse};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Tick, WallTime};
+use model::twin::pending::PendingPatches;
+use model::twin::slot::DesiredChange;
 use model::twin::{TwinDocument, TwinPatch, Version};
 use model::waist::{
     Answer, Claim, Credit, DeviceApi, DeviceEvent, DeviceRequest, DeviceSession, Leave, LinkKind,
@@ -21,7 +23,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::{READ_WAIT, REQUEST_WAIT, TOKEN_LIFE, TOKEN_REST, pause};
-use crate::router::twins::{DesiredNews, TwinCopy, difference};
+use crate::router::twins::{DesiredNews, TwinCopy};
 use crate::storage::store::{Area, Store};
 use crate::storage::tables;
 
@@ -30,13 +32,11 @@ const DESIRED_FILTER: &str = "$iothub/twin/PATCH/properties/desired/#";
 const METHODS_FILTER: &str = "$iothub/methods/POST/#";
 /// How often a flush looks whether it is done.
 const FLUSH_LOOK: Duration = Duration::from_millis(10);
-/// Largest reported patch that may wait for the hub, in bytes of JSON: the hub takes no more.
-const PENDING_BYTES_MAX: usize = 32 * 1024;
 
 /// Whoever is behind an identity on this device.
 pub(crate) trait Owner: Send + Sync {
     /// Desired properties changed.
-    fn handle_desired(&self, patch: &TwinPatch, version: Version);
+    fn handle_desired(&self, change: DesiredChange);
 
     /// A method is called; none if nobody listens.
     fn handle_method(
@@ -215,9 +215,7 @@ impl Link {
         let refusal = match self.session() {
             Some(session) => match self.ask(&*session, DeviceRequest::ReadTwin, READ_WAIT).await {
                 Ok(Answer::Twin(read)) => {
-                    self.state().copy.handle_read(*read);
-                    self.tell_version();
-                    self.keep().await;
+                    self.handle_read(*read).await;
                     return self.view().ok_or_else(away);
                 }
                 Ok(_) => Refusal::new(RefusalKind::Internal, "the hub gave another answer"),
@@ -241,15 +239,7 @@ impl Link {
                 let reason = "the reported properties have another version";
                 return Err(Refusal::new(RefusalKind::PreconditionFailed, reason));
             }
-            let mut next = state.copy.clone();
-            let version = next.handle_reported(&patch);
-            let bytes = serde_json::to_string(&next.pending.0).map_or(0, |text| text.len());
-            if bytes > PENDING_BYTES_MAX {
-                let reason = "the reported properties that wait for the hub exceed 32 KiB";
-                return Err(Refusal::new(RefusalKind::TooLarge, reason));
-            }
-            state.copy = next;
-            version
+            state.copy.handle_reported(&patch)?
         };
         if !self.keep().await {
             let reason = "the patch could not be kept on this device";
@@ -262,7 +252,7 @@ impl Link {
     /// Waits until the hub has everything that was reported, or `patience` is over.
     pub(crate) async fn flush(&self, patience: Duration) {
         let pushed = async {
-            while self.session().is_some() && !self.state().copy.pending.0.is_empty() {
+            while self.session().is_some() && !self.state().copy.pending.is_empty() {
                 tokio::time::sleep(FLUSH_LOOK).await;
             }
         };
@@ -385,31 +375,28 @@ impl Link {
         Ok(methods)
     }
 
-    /// Reads the whole twin and tells the owner what it missed.
+    /// Reads the whole twin.
     async fn read_all(&self, session: &dyn DeviceSession) -> Result<(), Refusal> {
         let answer = self.ask(session, DeviceRequest::ReadTwin, REQUEST_WAIT).await?;
         let Answer::Twin(read) = answer else {
             return Err(Refusal::new(RefusalKind::Internal, "the hub gave another answer"));
         };
+        self.handle_read(*read).await;
+        Ok(())
+    }
+
+    /// Takes in a twin that was read, and tells the owner what it missed.
+    async fn handle_read(&self, read: TwinDocument) {
         let (missed, owner) = {
             let mut state = self.state();
-            let before = state.copy.known.clone();
-            state.copy.handle_read(*read);
-            let missed = before.zip(state.copy.known.as_ref()).and_then(|(before, after)| {
-                let changed = after.desired_version > before.desired_version;
-                changed.then(|| {
-                    let patch = TwinPatch(difference(&before.desired, &after.desired));
-                    (patch, after.desired_version)
-                })
-            });
+            let missed = state.copy.handle_read(read);
             (missed, state.owner.as_ref().and_then(Weak::upgrade))
         };
         self.keep().await;
         self.tell_version();
-        if let (Some((patch, version)), Some(owner)) = (missed, owner) {
-            owner.handle_desired(&patch, version);
+        if let (Some(missed), Some(owner)) = (missed, owner) {
+            owner.handle_desired(missed);
         }
-        Ok(())
     }
 
     async fn serve(&self, opened: &Opened, mut methods: bool) -> Over {
@@ -492,24 +479,36 @@ impl Link {
                 let state = self.state();
                 (state.copy.pending.clone(), state.copy.generation)
             };
-            if pending.0.is_empty() {
+            if pending.is_empty() {
                 return Ok(());
             }
-            let request = DeviceRequest::PatchReported { patch: pending.clone(), if_version: None };
-            let version = match self.ask(session, request, REQUEST_WAIT).await {
-                Ok(Answer::Patched(version)) => version,
-                Ok(_) => return Err(Refusal::new(RefusalKind::Internal, "another answer")),
+            match self.push(session, &pending).await {
+                Ok(version) => self.state().copy.handle_pushed(generation, &pending, version),
                 Err(refusal) if is_poison(refusal.kind) => {
                     warn!(identity = %self.identity, %refusal, "reported properties given up");
-                    self.state().copy.pending.0.clear();
-                    self.keep().await;
-                    return Ok(());
+                    self.state().copy.pending.clear();
                 }
                 Err(refusal) => return Err(refusal),
-            };
-            self.state().copy.handle_pushed(generation, &pending, version);
+            }
             self.keep().await;
         }
+    }
+
+    /// Brings the hub all of `pending`; gives the version after the last.
+    async fn push(
+        &self,
+        session: &dyn DeviceSession,
+        pending: &PendingPatches,
+    ) -> Result<Version, Refusal> {
+        let mut last = Version(0);
+        for patch in pending.parts() {
+            let request = DeviceRequest::PatchReported { patch: patch.clone(), if_version: None };
+            last = match self.ask(session, request, REQUEST_WAIT).await? {
+                Answer::Patched(version) => version,
+                _ => return Err(Refusal::new(RefusalKind::Internal, "another answer")),
+            };
+        }
+        Ok(last)
     }
 
     async fn handle_event(&self, session: &Arc<dyn DeviceSession>, event: DeviceEvent) {
@@ -517,16 +516,16 @@ impl Link {
             DeviceEvent::Desired { patch, version } => {
                 let (news, owner) = {
                     let mut state = self.state();
-                    let news = state.copy.handle_desired(&patch, version);
+                    let news = state.copy.handle_desired(patch, version);
                     (news, state.owner.as_ref().and_then(Weak::upgrade))
                 };
                 match news {
                     DesiredNews::Stale => {}
-                    DesiredNews::Applied => {
+                    DesiredNews::Applied(change) => {
                         self.keep().await;
                         self.tell_version();
                         if let Some(owner) = owner {
-                            owner.handle_desired(&patch, version);
+                            owner.handle_desired(*change);
                         }
                     }
                     DesiredNews::Gap => {

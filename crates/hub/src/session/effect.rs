@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use model::twin::slot::DesiredChange;
+
 use super::shell::Shared;
 use super::state::FeatureMask;
 use crate::registry::Ordinal;
-use crate::twins::compose::DesiredChange;
 
 /// Applied by the writer after the commit, in the order of the operations.
 #[derive(Debug)]

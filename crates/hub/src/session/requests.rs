@@ -11,6 +11,7 @@ use model::method::MethodRequest;
 use model::names::{EDGE_AGENT, EDGE_HUB};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::Tick;
+use model::twin::limits;
 use model::waist::{
     Answer, BATCH_REQUESTS_MAX, Batch, Completion, DeviceRequest, Full, ModuleIdentity,
     ModuleOperation,
@@ -25,7 +26,6 @@ use crate::storage::feed::Cause;
 use crate::storage::writer::{Fault, Writing, pair};
 use crate::storage::{identities, rows, twins};
 use crate::telemetry;
-use crate::twins::limits;
 
 /// The property that marks a will. Source: IoT Hub, "MQTT: using the will".
 const WILL: &[u8] = b"iothub-MessageType=Will";

@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 use model::feature::{Feature, FeatureSet};
 use model::method::{MethodCallId, MethodRequest};
 use model::time::{Tick, WallTime};
+use model::twin::slot::{DesiredChange, DesiredSlot};
 use model::waist::{CloseReason, DeviceEvent};
-
-use crate::twins::compose::{DesiredChange, Slot};
 
 /// Most requests of one session that wait for their answers.
 pub(crate) const SESSION_REQUESTS_MAX: u32 = 512;
@@ -60,7 +59,7 @@ pub(crate) struct SessionState {
     told: bool,
     requests: u32,
     bytes: u32,
-    desired: Option<Box<Slot>>,
+    desired: Option<Box<DesiredSlot>>,
     calls: VecDeque<Call>,
 }
 
@@ -111,7 +110,7 @@ impl SessionState {
         }
         match &mut self.desired {
             Some(slot) => slot.add(change),
-            None => self.desired = Some(Box::new(Slot::new(change))),
+            None => self.desired = Some(Box::new(DesiredSlot::new(change))),
         }
     }
 
@@ -201,7 +200,6 @@ mod tests {
             before: serde_json::Map::new(),
             after: serde_json::Map::new(),
             version: Version(2),
-            replaced: false,
         }
     }
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Map, Value};
 
 use crate::registry::{Auth, Entry, Etag, Ordinal};
-use crate::twins::Section;
+use model::twin::section::Section;
 
 const ENTRY: &str = "ord, device, module, generation, etag, enabled, status_reason, \
                      status_updated, auth, credential1, credential2, iot_edge, managed_by";

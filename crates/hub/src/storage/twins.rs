@@ -3,6 +3,9 @@
 use model::feature::FeatureSet;
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::refusal::{Refusal, RefusalKind};
+use model::twin::limits::{self, PROPERTIES_BYTES_MAX, TAGS_BYTES_MAX};
+use model::twin::patch;
+use model::twin::slot::DesiredChange;
 use model::twin::{TwinDocument, TwinPatch, Version};
 use serde_json::{Map, Value};
 
@@ -12,8 +15,6 @@ use super::{identities, rows};
 use crate::registry::{Entry, IfMatch, Ordinal};
 use crate::session::effect::Effect;
 use crate::session::state::FeatureMask;
-use crate::twins::compose::DesiredChange;
-use crate::twins::limits::{self, PROPERTIES_BYTES_MAX, TAGS_BYTES_MAX, TwinFault};
 
 /// How a service writes a section.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,14 +45,14 @@ pub(crate) fn patch_reported(
     patch: &TwinPatch,
     if_version: Option<Version>,
 ) -> Result<Version, Fault> {
-    limits::check_shape(&patch.0).map_err(refuse)?;
+    limits::check_shape(&patch.0)?;
     let mut twin = find(w, ord)?;
     if if_version.is_some_and(|demanded| demanded != twin.reported.version) {
         let reason = "the reported properties have another version";
         return Err(Refusal::new(RefusalKind::PreconditionFailed, reason).into());
     }
     twin.reported.merge(&patch.0, w.now.wall);
-    limits::check_size("reported", &twin.reported.values, PROPERTIES_BYTES_MAX).map_err(refuse)?;
+    limits::check_size("reported", &twin.reported.values, PROPERTIES_BYTES_MAX)?;
     twin.version += 1;
     rows::put_reported(w.db, ord, &twin)?;
     let change = Change {
@@ -98,17 +99,16 @@ fn write_tags(
     old: &Map<String, Value>,
     write: &SectionWrite,
 ) -> Result<Option<Map<String, Value>>, Refusal> {
-    let (patch, from) = match write {
+    // Tags have no metadata of their own here.
+    let (change, mut tags) = match write {
         SectionWrite::Keep => return Ok(None),
-        SectionWrite::Merge(patch) => (patch, old.clone()),
+        SectionWrite::Merge(change) => (change, old.clone()),
         SectionWrite::Replace(values) => (values, Map::new()),
     };
-    limits::check_shape(patch).map_err(refuse)?;
-    // The rules of merging are those of a section; tags have no metadata of their own here.
-    let mut section = crate::twins::Section { values: from, ..Default::default() };
-    section.merge(patch, model::time::WallTime::UNSET);
-    limits::check_size("tags", &section.values, TAGS_BYTES_MAX).map_err(refuse)?;
-    Ok(Some(section.values))
+    limits::check_shape(change)?;
+    patch::apply(&mut tags, change);
+    limits::check_size("tags", &tags, TAGS_BYTES_MAX)?;
+    Ok(Some(tags))
 }
 
 fn write_desired(
@@ -116,22 +116,25 @@ fn write_desired(
     twin: &mut rows::Twin,
     write: SectionWrite,
 ) -> Result<Option<DesiredChange>, Refusal> {
-    let (patch, replaced) = match write {
-        SectionWrite::Keep => return Ok(None),
-        SectionWrite::Merge(patch) => (patch, false),
-        SectionWrite::Replace(values) => (values, true),
-    };
-    limits::check_shape(&patch).map_err(refuse)?;
     let before = twin.desired.values.clone();
-    if replaced {
-        twin.desired.replace(patch.clone(), w.now.wall);
-    } else {
-        twin.desired.merge(&patch, w.now.wall);
-    }
-    limits::check_size("desired", &twin.desired.values, PROPERTIES_BYTES_MAX).map_err(refuse)?;
+    let merged = match write {
+        SectionWrite::Keep => return Ok(None),
+        SectionWrite::Merge(change) => {
+            limits::check_shape(&change)?;
+            twin.desired.merge(&change, w.now.wall);
+            Some(change)
+        }
+        SectionWrite::Replace(values) => {
+            limits::check_shape(&values)?;
+            twin.desired.replace(values, w.now.wall);
+            None
+        }
+    };
+    limits::check_size("desired", &twin.desired.values, PROPERTIES_BYTES_MAX)?;
     let after = twin.desired.values.clone();
-    let patch = if replaced { after.clone() } else { patch };
-    Ok(Some(DesiredChange { patch, before, after, version: twin.desired.version, replaced }))
+    // Devices merge what they are told, so what a replacement removes must be named.
+    let patch = merged.unwrap_or_else(|| patch::replacement(&before, &after));
+    Ok(Some(DesiredChange { patch, before, after, version: twin.desired.version }))
 }
 
 /// What a deployment sets on one device.
@@ -156,8 +159,8 @@ pub(crate) fn deploy(
     }
     // Every refusal comes before the first write.
     for (name, values) in &deployment.desired {
-        limits::check_shape(values).map_err(refuse)?;
-        limits::check_size("desired", values, PROPERTIES_BYTES_MAX).map_err(refuse)?;
+        limits::check_shape(values)?;
+        limits::check_size("desired", values, PROPERTIES_BYTES_MAX)?;
         let made = deployment.modules.as_ref().is_some_and(|all| all.contains(name));
         if !made && !name.as_str().starts_with("$edge") {
             identities::find(w, &IdentityId::module(device, name))?;
@@ -232,14 +235,6 @@ fn find(w: &Writing<'_>, ord: Ordinal) -> Result<rows::Twin, Fault> {
         Some(twin) => Ok(twin),
         None => Err(Refusal::new(RefusalKind::DeviceNotFound, "the identity is gone").into()),
     }
-}
-
-fn refuse(fault: TwinFault) -> Refusal {
-    let kind = match fault {
-        TwinFault::Large { .. } => RefusalKind::TooLarge,
-        _ => RefusalKind::InvalidRequest,
-    };
-    Refusal::new(kind, fault.to_string())
 }
 
 fn record(

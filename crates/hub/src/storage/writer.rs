@@ -11,6 +11,7 @@ use std::sync::Arc;
 use model::commit::{CommitFault, CommitFaults, CommitStage};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Now, Tick};
+use model::twin::limits::TwinFault;
 use model::world::{Random, Turn, Worker, World};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -35,6 +36,12 @@ pub(crate) enum Fault {
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<TwinFault> for Fault {
+    fn from(fault: TwinFault) -> Self {
+        Self::Refused(fault.into())
     }
 }
 

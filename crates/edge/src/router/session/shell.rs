@@ -15,7 +15,7 @@ use model::message::Message;
 use model::method::{MethodCallId, MethodRequest, MethodResponse};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Tick, WallTime};
-use model::twin::{TwinPatch, Version};
+use model::twin::slot::{DesiredChange, DesiredSlot};
 use model::waist::{
     Answer, Answers, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Completion, Credit, Delivery,
     DeliveryToken, DeviceEvent, DeviceRequest, DeviceSession, Epoch, Full, Leave, Outcome,
@@ -28,7 +28,6 @@ use super::{FETCH_BYTES, INVOKE_MAX, METHODS_MAX, OPERATIONS_MAX, UNSETTLED_MAX}
 use crate::access::Proven;
 use crate::router::record;
 use crate::router::shell::{Core, count, refusal_of};
-use crate::router::twins::compose;
 use crate::upstream::shell::{Link, Owner};
 
 type Reply = Result<Answer, Refusal>;
@@ -52,7 +51,7 @@ struct State {
     features: FeatureSet,
     waker: Option<Waker>,
     room: Option<Waker>,
-    desired: Option<(TwinPatch, Version)>,
+    desired: Option<Box<DesiredSlot>>,
     methods: VecDeque<(MethodCallId, MethodRequest, Tick)>,
     calls: BTreeMap<MethodCallId, oneshot::Sender<MethodResponse>>,
     inputs: Inputs,
@@ -364,18 +363,15 @@ impl ModuleSession {
 }
 
 impl Owner for ModuleSession {
-    fn handle_desired(&self, patch: &TwinPatch, version: Version) {
+    fn handle_desired(&self, change: DesiredChange) {
         let mut state = self.state();
         // Who did not subscribe reads the whole twin first.
         if !state.features.has(Feature::DesiredChanges) {
             return;
         }
         match &mut state.desired {
-            Some((earlier, at)) => {
-                compose(&mut earlier.0, &patch.0);
-                *at = version;
-            }
-            slot @ None => *slot = Some((patch.clone(), version)),
+            Some(slot) => slot.add(change),
+            slot @ None => *slot = Some(Box::new(DesiredSlot::new(change))),
         }
         wake(state);
     }
@@ -491,7 +487,8 @@ impl DeviceSession for ModuleSession {
         if let Some((call, request, deadline)) = state.methods.pop_front() {
             return Poll::Ready(DeviceEvent::Method { call, request, deadline });
         }
-        if let Some((patch, version)) = state.desired.take() {
+        if let Some(slot) = state.desired.take() {
+            let (patch, version) = slot.into_event();
             return Poll::Ready(DeviceEvent::Desired { patch, version });
         }
         self.poll_input(state, credit)

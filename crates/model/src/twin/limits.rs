@@ -3,10 +3,12 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::refusal::{Refusal, RefusalKind};
+
 /// Most bytes of tags: keys and values.
-pub(crate) const TAGS_BYTES_MAX: usize = 8 * 1024;
+pub const TAGS_BYTES_MAX: usize = 8 * 1024;
 /// Most bytes of desired or of reported properties.
-pub(crate) const PROPERTIES_BYTES_MAX: usize = 32 * 1024;
+pub const PROPERTIES_BYTES_MAX: usize = 32 * 1024;
 /// Deepest nesting of objects and arrays.
 const DEPTH_MAX: usize = 10;
 /// Longest key, in bytes.
@@ -17,29 +19,58 @@ const STRING_BYTES_MAX: usize = 4 * 1024;
 const INTEGER_MAX: u64 = 4_503_599_627_370_495;
 
 /// Why a section cannot be written.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub(crate) enum TwinFault {
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TwinFault {
+    /// A key is too long; here is its beginning.
     #[error("key {0:?} is longer than {KEY_BYTES_MAX} bytes")]
     KeyLong(String),
+    /// A key has a character that keys cannot have, or none at all.
     #[error("key {0:?} contains a control character, '.', '$' or a space, or is empty")]
     KeySigns(String),
+    /// The text at this key is too long.
     #[error("the text at {0:?} is longer than {STRING_BYTES_MAX} bytes")]
     TextLong(String),
+    /// The integer at this key is too large either way.
     #[error("the integer at {0:?} is beyond ±{INTEGER_MAX}")]
     Integer(String),
+    /// Objects and arrays below this key are nested too deep.
     #[error("{0:?} lies deeper than {DEPTH_MAX} levels")]
     Deep(String),
+    /// The section as a whole is too large.
     #[error("{section} would take {bytes} bytes, more than {most}")]
-    Large { section: &'static str, bytes: usize, most: usize },
+    Large {
+        /// Which section.
+        section: &'static str,
+        /// What it would take.
+        bytes: usize,
+        /// What it may take.
+        most: usize,
+    },
+}
+
+impl From<TwinFault> for Refusal {
+    fn from(fault: TwinFault) -> Self {
+        let kind = match fault {
+            TwinFault::Large { .. } => RefusalKind::TooLarge,
+            _ => RefusalKind::InvalidRequest,
+        };
+        Self::new(kind, fault.to_string())
+    }
 }
 
 /// Checks the shape of `patch`: keys, depth, texts, numbers.
-pub(crate) fn check_shape(patch: &Map<String, Value>) -> Result<(), TwinFault> {
+///
+/// # Errors
+/// [`TwinFault`] names the first key that is at fault.
+pub fn check_shape(patch: &Map<String, Value>) -> Result<(), TwinFault> {
     check_object(patch, 1)
 }
 
-/// Checks the size of a whole section after a change.
-pub(crate) fn check_size(
+/// Checks the size of a whole section after a change: at most `most` bytes.
+///
+/// # Errors
+/// [`TwinFault::Large`].
+pub fn check_size(
     section: &'static str,
     values: &Map<String, Value>,
     most: usize,
@@ -81,7 +112,7 @@ fn check_value(key: &str, value: &Value, depth: usize) -> Result<(), TwinFault> 
 }
 
 /// Keys and texts count their bytes, numbers 8, booleans 4, null 0.
-pub(crate) fn object_bytes(object: &Map<String, Value>) -> usize {
+pub fn object_bytes(object: &Map<String, Value>) -> usize {
     object.iter().map(|(key, value)| key.len() + value_bytes(value)).sum()
 }
 
@@ -93,44 +124,5 @@ fn value_bytes(value: &Value) -> usize {
         Value::String(text) => text.len(),
         Value::Array(items) => items.iter().map(value_bytes).sum(),
         Value::Object(inner) => object_bytes(inner),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_texts_numbers_and_depth_have_limits() {
-        let check = |text: &str, expected: Result<(), TwinFault>| {
-            let map = serde_json::from_str(text).unwrap();
-            assert_eq!(check_shape(&map), expected, "{text}");
-        };
-        let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
-        check("{}", Ok(()));
-        check(&nested(10), Ok(()));
-        check(&nested(11), Err(TwinFault::Deep("a".into())));
-        check(r#"{"a.b":1}"#, Err(TwinFault::KeySigns("a.b".into())));
-        check(r#"{"a":{"$b":1}}"#, Err(TwinFault::KeySigns("$b".into())));
-        check(r#"{"a b":1}"#, Err(TwinFault::KeySigns("a b".into())));
-        check(r#"{"":1}"#, Err(TwinFault::KeySigns(String::new())));
-        check(r#"{"n":4503599627370495}"#, Ok(()));
-        check(r#"{"n":4503599627370496}"#, Err(TwinFault::Integer("n".into())));
-        check(r#"{"n":-4503599627370496}"#, Err(TwinFault::Integer("n".into())));
-        check(r#"{"n":[1.5e300]}"#, Ok(()));
-        check(&format!(r#"{{"t":"{}"}}"#, "x".repeat(4096)), Ok(()));
-        check(
-            &format!(r#"{{"t":["{}"]}}"#, "x".repeat(4097)),
-            Err(TwinFault::TextLong("t".into())),
-        );
-    }
-
-    #[test]
-    fn size_counts_keys_and_values() {
-        let map = serde_json::from_str(r#"{"ab":1,"c":{"d":true,"e":"xyz"}}"#).unwrap();
-        let bytes = 2 + 8 + 1 + (1 + 4) + (1 + 3);
-        assert_eq!(check_size("tags", &map, bytes), Ok(()));
-        let fault = TwinFault::Large { section: "tags", bytes, most: bytes - 1 };
-        assert_eq!(check_size("tags", &map, bytes - 1), Err(fault));
     }
 }
