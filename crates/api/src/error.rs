@@ -56,6 +56,8 @@ codes! {
     IotHubQuotaExceeded = 403_002,
     /// Credentials hold, the right lacks.
     Forbidden = 403_001,
+    /// A call with a session's cookie did not come from the console's own page.
+    CsrfRejected = 403_900,
     /// No such device.
     DeviceNotFound = 404_001,
     /// No such module.

@@ -22,6 +22,8 @@ pub mod error;
 
 pub mod health;
 
+pub mod console;
+
 mod key;
 mod path;
 

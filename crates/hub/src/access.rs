@@ -27,6 +27,18 @@ impl Rights {
     pub(crate) const REGISTRY_WRITE: Self = Self(2);
     pub(crate) const SERVICE: Self = Self(4);
     pub(crate) const DEVICE: Self = Self(8);
+    pub(crate) const ALL: Self = Self(15);
+
+    /// What is allowed, by name.
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            ("registryRead", Self::REGISTRY_READ),
+            ("registryWrite", Self::REGISTRY_WRITE),
+            ("service", Self::SERVICE),
+            ("device", Self::DEVICE),
+        ];
+        all.into_iter().filter(move |(_, right)| self.allow(*right)).map(|(name, _)| name)
+    }
 
     /// Whether every right of `wanted` is held.
     pub(crate) fn allow(self, wanted: Self) -> bool {
@@ -45,6 +57,11 @@ pub(crate) const POLICIES: [(&str, Rights); 5] = [
     ("registryRead", Rights(1)),
     ("registryReadWrite", Rights(3)),
 ];
+
+/// Name and rights of the policy at `at`; nothing is allowed beyond the last.
+pub(crate) fn policy(at: usize) -> (&'static str, Rights) {
+    POLICIES.get(at).copied().unwrap_or(("", Rights::NONE))
+}
 
 /// Names of this hub and the keys of its policies.
 #[derive(Debug)]
@@ -154,6 +171,16 @@ impl Access {
             return Ok(());
         }
         Err(Refusal::new(RefusalKind::Forbidden, "the policy does not allow this"))
+    }
+
+    /// Whether `host`, with or without a port, is one of the hub's names.
+    pub(crate) fn is_our_host(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let name = name.trim_matches(['[', ']']);
+        self.hosts.iter().any(|own| own.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
     }
 
     fn covers_device(&self, token: &SasToken, identity: &IdentityId) -> bool {

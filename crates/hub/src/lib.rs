@@ -21,11 +21,14 @@ mod twins;
 mod configurations;
 mod service;
 
+mod console;
+
 mod storage;
 
 pub use model::commit::{CommitFault, CommitFaults, CommitStage, NoFaults};
+pub use service::http::PeerOf;
 pub use settings::{Retention, Settings};
-pub use shell::Hub;
+pub use shell::{Hub, SignInLink};
 
 use thiserror::Error;
 

@@ -20,6 +20,8 @@ pub struct Settings {
     pub telemetry: Retention,
     /// How long the change feed is kept.
     pub changes: Retention,
+    /// A folder to serve the console from instead of the files inside the hub, for its developers.
+    pub console_folder: Option<PathBuf>,
     /// Faults at the commit boundary; [`NoFaults`] outside the simulator.
     pub faults: Arc<dyn CommitFaults>,
 }
@@ -33,6 +35,7 @@ impl Settings {
             partitions: 4,
             telemetry: Retention { age: Duration::from_hours(24), bytes: 4 << 30 },
             changes: Retention { age: Duration::from_hours(24), bytes: 64 << 20 },
+            console_folder: None,
             faults: Arc::new(NoFaults),
         }
     }

@@ -15,8 +15,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::OpenHubError;
+use crate::PeerOf;
 use crate::access::{Access, POLICIES};
 use crate::connections::{Connections, Wheel};
+use crate::console::shell::Console;
 use crate::methods::shell::Calls;
 use crate::registry::fresh_key;
 use crate::session::budget::{Budget, HUB_BYTES_MAX};
@@ -36,6 +38,15 @@ const TABLES_FILE: &str = "hub.db";
 const POLICIES_FILE: &str = "policies.json";
 /// Most lanes: what one journal record may name.
 const PARTITIONS_MAX: u16 = 64;
+
+/// A link into the console that works once.
+#[derive(Clone, Debug)]
+pub struct SignInLink {
+    /// Path and fragment behind the address of the HTTPS listener.
+    pub path: Secret,
+    /// Until when it works, RFC 3339.
+    pub expires: String,
+}
 
 /// A running hub. Dropping it loses nothing that was acknowledged; [`Hub::close`] is the
 /// orderly end.
@@ -79,6 +90,7 @@ impl Hub {
         start_wheel(&world, &connections, &tables);
         let calls = Arc::new(Calls::new());
         let budget = Arc::new(Budget::new(HUB_BYTES_MAX));
+        let console = Console::new(settings.console_folder, &access);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let core = Core {
             world,
@@ -88,6 +100,7 @@ impl Hub {
             telemetry,
             connections,
             calls,
+            console,
             budget,
             streams,
             incarnation,
@@ -102,7 +115,22 @@ impl Hub {
 
     /// The service API and our own API, for an HTTP server. Requests carry `Authorization`.
     pub fn service(&self) -> axum::Router {
-        crate::service::http::router(Arc::clone(&self.core))
+        crate::service::http::router(Arc::clone(&self.core), None)
+    }
+
+    /// The same for a listener that speaks TLS, and besides it the web console and its sessions:
+    /// their cookies are taken nowhere else. `peer_of` finds the peer's address among the
+    /// extensions of a request.
+    pub fn service_over_tls(&self, peer_of: PeerOf) -> axum::Router {
+        crate::service::http::router(Arc::clone(&self.core), Some(peer_of))
+    }
+
+    /// A fresh link that opens the console once, with the rights of `policy`; `None` if there is
+    /// no such policy.
+    pub fn sign_in_link(&self, policy: &str) -> Option<SignInLink> {
+        let at = POLICIES.iter().position(|(name, _)| *name == policy)?;
+        let link = crate::console::http::issue(&self.core, at);
+        Some(SignInLink { path: link.path.0, expires: link.expires_time })
     }
 
     /// The key of a service policy (`iothubowner`, `service`, `device`, `registryRead`,

@@ -1,6 +1,7 @@
 //! The hub as a whole: real tables, a real journal, virtual time.
 
 mod conformance;
+mod console;
 mod disk;
 mod durability;
 mod live;

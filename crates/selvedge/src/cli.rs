@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Method(MethodArgs),
     /// Print telemetry as it arrives
     Monitor(MonitorArgs),
+    /// Print a link that opens the web console once, or manage its sessions
+    Console(ConsoleArgs),
     /// Configure edge devices
     #[command(subcommand)]
     Edge(EdgeCommand),
@@ -89,6 +91,9 @@ pub(crate) struct HubArgs {
     /// Keep at most this many MiB of telemetry
     #[arg(long, default_value_t = 4096, value_name = "MIB")]
     pub(crate) retention_mib: u64,
+    /// Serve the web console from this folder instead of the built-in files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) console_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +113,9 @@ pub(crate) struct UpArgs {
     /// The hub's address for HTTPS; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) https: SocketAddr,
+    /// Serve the web console from this folder instead of the built-in files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) console_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -214,6 +222,27 @@ pub(crate) struct MonitorArgs {
     /// Stop after this many messages
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ConsoleArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ConsoleCommand>,
+    /// Open the session with the rights of this policy instead of the login's own
+    #[arg(long, value_name = "NAME")]
+    pub(crate) policy: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConsoleCommand {
+    /// List who is signed in
+    Sessions,
+    /// End a session
+    Revoke {
+        /// The session's id
+        session: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -42,6 +42,8 @@ pub(crate) struct Service {
     client: HttpClient,
     world: World,
     host: String,
+    address: String,
+    server_name: String,
     policy: String,
     key: SymmetricKey,
 }
@@ -76,9 +78,16 @@ impl Service {
             client,
             world,
             host: connection.host_name,
+            address: place.address,
+            server_name: place.server_name,
             policy: connection.policy.unwrap_or_default(),
             key,
         })
+    }
+
+    /// Where a browser finds the hub.
+    pub(crate) fn base(&self) -> String {
+        crate::commands::hub::console_base(&self.server_name, &self.address)
     }
 
     /// The name that devices use for the hub.

@@ -1,5 +1,6 @@
 //! The commands, one file each: read arguments, ask the service API, print.
 
+pub(crate) mod console;
 pub(crate) mod device;
 pub(crate) mod edge;
 pub(crate) mod hub;

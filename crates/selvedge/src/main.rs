@@ -46,6 +46,7 @@ async fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Twin(command) => commands::twin::run(&place, command, terminal).await,
         Command::Method(args) => commands::method::run(&place, args, terminal).await,
         Command::Monitor(args) => commands::monitor::run(&place, args, terminal).await,
+        Command::Console(args) => commands::console::run(&place, args, terminal).await,
         Command::Edge(command) => commands::edge::run(&place, command, terminal).await,
     }
 }

@@ -3,6 +3,7 @@
 //! Paths are matched here and not by a router of patterns: SDKs differ in trailing slashes, and
 //! ids hold any sign. Nothing is done before the token is proven.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::error::{ApiError, ERROR_CODE_HEADER, ErrorCode};
@@ -14,15 +15,20 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use credentials::sas::SasToken;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::secret::Secret;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::access::{self, Rights};
+use crate::access::{self, POLICIES, Rights};
 use crate::configurations;
+use crate::console;
+use crate::console::http::Arrival;
+use crate::console::sessions::{Session, SessionId};
 use crate::methods;
 use crate::registry;
 use crate::registry::IfMatch;
@@ -33,15 +39,22 @@ use crate::twins;
 
 /// Largest body, in bytes: a deployment with every module's twin full.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest body of an exchange, in bytes.
+const EXCHANGE_BYTES_MAX: usize = 1024;
 /// Most calls at a time.
 const CALLS_MAX: usize = 1024;
 
 /// What every handler gives.
 pub(crate) type Outcome = Result<Response, ApiError>;
 
+/// Finds the peer's address among the extensions of a request.
+pub type PeerOf = fn(&http::Extensions) -> Option<IpAddr>;
+
 /// The service over `core`.
-pub(crate) fn router(core: Arc<Core>) -> Router {
-    let door = Door { core, room: Arc::new(Semaphore::new(CALLS_MAX)) };
+///
+/// With `peer_of` the listener speaks TLS: the console and its cookies are served too.
+pub(crate) fn router(core: Arc<Core>, peer_of: Option<PeerOf>) -> Router {
+    let door = Door { core, room: Arc::new(Semaphore::new(CALLS_MAX)), peer_of };
     Router::new().fallback(enter).with_state(door)
 }
 
@@ -49,18 +62,40 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
 struct Door {
     core: Arc<Core>,
     room: Arc<Semaphore>,
+    peer_of: Option<PeerOf>,
 }
 
 async fn enter(State(door): State<Door>, request: Request) -> Response {
     let core = Arc::clone(&door.core);
+    let arrival = door.peer_of.map(|peer_of| Arrival { peer: peer_of(request.extensions()) });
+    let (head, body) = request.into_parts();
+    if arrival.is_some() {
+        let page = console::http::page(&core, &head.method, &head.uri, &head.headers).await;
+        if let Some(page) = page {
+            return page;
+        }
+    }
     let outcome = match door.room.try_acquire() {
-        Ok(_room) => serve(door.core, request).await,
+        Ok(_room) => serve(door.core, head, body, arrival).await,
         Err(_) => Err(ApiError::new(ErrorCode::ThrottlingException, "too many calls at once")),
     };
-    outcome.unwrap_or_else(|error| refuse(&core, &error))
+    let mut response = outcome.unwrap_or_else(|error| refuse(&core, &error));
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
 }
 
-/// One call, its token read but not yet proven to allow anything.
+/// Who calls.
+#[derive(Debug)]
+pub(crate) enum Caller {
+    /// Somebody with a token, read but not yet proven to allow anything.
+    Token(SasToken),
+    /// A browser, proven by its cookie.
+    Session(Session),
+}
+
+/// One call.
 pub(crate) struct Call {
     pub(crate) core: Arc<Core>,
     pub(crate) method: Method,
@@ -68,19 +103,29 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    pub(crate) caller: Caller,
     query: Vec<(String, String)>,
-    token: SasToken,
 }
 
-async fn serve(core: Arc<Core>, request: Request) -> Outcome {
-    let (head, body) = request.into_parts();
+async fn serve(
+    core: Arc<Core>,
+    head: http::request::Parts,
+    body: Body,
+    arrival: Option<Arrival>,
+) -> Outcome {
     let segments = api::segments(head.uri.path())
         .map_err(|fault| ApiError::new(ErrorCode::ArgumentInvalid, fault.to_string()))?;
-    let token = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = access::read(&Secret::from(token.unwrap_or_default()))?;
-    let body = axum::body::to_bytes(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|_| ApiError::new(ErrorCode::MessageTooLarge, "a body has at most 2 MiB"))?;
+    let names: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let too_large = |_| ApiError::new(ErrorCode::MessageTooLarge, "the body is too large");
+    if let Some(arrival) = arrival
+        && names == console::http::EXCHANGE
+        && head.method == Method::POST
+    {
+        let body = axum::body::to_bytes(body, EXCHANGE_BYTES_MAX).await.map_err(too_large)?;
+        return console::http::exchange(&core, arrival, (&head.uri, &head.headers), &body);
+    }
+    let caller = caller(&core, &head, arrival)?;
+    let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
     let call = Call {
         core,
         method: head.method,
@@ -88,10 +133,25 @@ async fn serve(core: Arc<Core>, request: Request) -> Outcome {
         headers: head.headers,
         body,
         query: query(head.uri.query().unwrap_or_default())?,
-        token,
+        caller,
     };
-    let names: Vec<&str> = segments.iter().map(String::as_str).collect();
     dispatch(call, &names).await
+}
+
+/// A token speaks louder than a cookie, which counts over TLS only.
+fn caller(
+    core: &Core,
+    head: &http::request::Parts,
+    arrival: Option<Arrival>,
+) -> Result<Caller, ApiError> {
+    let token = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if token.is_none() && arrival.is_some() {
+        let session = console::http::session_of(core, &head.method, &head.uri, &head.headers)?;
+        if let Some(session) = session {
+            return Ok(Caller::Session(session));
+        }
+    }
+    Ok(Caller::Token(access::read(&Secret::from(token.unwrap_or_default()))?))
 }
 
 async fn dispatch(call: Call, path: &[&str]) -> Outcome {
@@ -120,7 +180,11 @@ async fn dispatch(call: Call, path: &[&str]) -> Outcome {
         ["api", "v1", "health"] => health(&call),
         ["api", "v1", "telemetry"] => telemetry::http::page(call).await,
         ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call),
-        ["api", "v1", "events"] => twins::http::events(call).await,
+        ["api", "v1", "changes"] => twins::http::changes(call).await,
+        ["api", "v1", "console", "session"] => console::http::session(&call),
+        ["api", "v1", "console", "sessions"] => console::http::sessions(&call),
+        ["api", "v1", "console", "sessions", id] => console::http::revoke(&call, id),
+        ["api", "v1", "console", "links"] => console::http::links(&call),
         _ => {
             call.prove(Rights::NONE)?;
             Err(ApiError::new(ErrorCode::NotFound, "there is nothing at this path"))
@@ -132,7 +196,32 @@ impl Call {
     /// Proves that a policy with the right `wanted` made the call.
     pub(crate) fn prove(&self, wanted: Rights) -> Result<(), ApiError> {
         let now = self.core.world.now().wall;
-        Ok(self.core.access.service(&self.token, &self.path, wanted, now)?)
+        match &self.caller {
+            Caller::Token(token) => Ok(self.core.access.service(token, &self.path, wanted, now)?),
+            Caller::Session(session) if access::policy(session.policy.0).1.allow(wanted) => Ok(()),
+            Caller::Session(_) => {
+                Err(ApiError::new(ErrorCode::Forbidden, "the session does not allow this"))
+            }
+        }
+    }
+
+    /// The policy behind the call, by its place; `None` if a device calls.
+    pub(crate) fn policy(&self) -> Option<usize> {
+        match &self.caller {
+            Caller::Token(token) => {
+                let name = token.policy()?;
+                POLICIES.iter().position(|(known, _)| *known == name)
+            }
+            Caller::Session(session) => Some(session.policy.0),
+        }
+    }
+
+    /// The session that calls, if one does.
+    pub(crate) fn session_id(&self) -> Option<SessionId> {
+        match &self.caller {
+            Caller::Token(_) => None,
+            Caller::Session(session) => Some(session.id),
+        }
     }
 
     /// Proves that a policy with the right `wanted`, or `device` itself, made the call.
@@ -141,14 +230,15 @@ impl Call {
         wanted: Rights,
         device: &DeviceId,
     ) -> Result<(), ApiError> {
-        if self.token.policy().is_some() {
-            return self.prove(wanted);
-        }
+        let token = match &self.caller {
+            Caller::Token(token) if token.policy().is_none() => token,
+            _ => return self.prove(wanted),
+        };
         let identity = IdentityId::device(device);
         let entry = self.core.reader.look(move |db| rows::entry(db, &identity)).await?;
         let entry = entry.ok_or_else(access::refused)?;
         let now = self.core.world.now().wall;
-        self.core.access.prove_token(&self.token, &entry, &entry, now)?;
+        self.core.access.prove_token(token, &entry, &entry, now)?;
         Ok(())
     }
 
@@ -234,6 +324,9 @@ fn refuse(core: &Core, error: &ApiError) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     headers.insert(ERROR_CODE_HEADER, HeaderValue::from_static(error.code.name()));
+    if error.code == ErrorCode::ThrottlingException {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("10"));
+    }
     response
 }
 

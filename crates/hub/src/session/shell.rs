@@ -22,6 +22,7 @@ use super::effect::Effect;
 use super::state::{FeatureMask, SessionState};
 use crate::access::{Access, Proven, refused};
 use crate::connections::Connections;
+use crate::console::shell::Console;
 use crate::methods::shell::Calls;
 use crate::registry::{Entry, Ordinal};
 use crate::storage::reader::Reader;
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) telemetry: Telemetry,
     pub(crate) connections: Arc<Connections>,
     pub(crate) calls: Arc<Calls>,
+    pub(crate) console: Console,
     pub(crate) budget: Arc<Budget>,
     /// Room for live readers of telemetry.
     pub(crate) streams: Arc<Semaphore>,

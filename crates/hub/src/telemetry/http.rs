@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::{decode, partition_of};
 use crate::access::Rights;
+use crate::console::sessions::SessionId;
 use crate::service::http::{Call, Outcome, answer};
 use crate::session::shell::Core;
 
@@ -191,6 +192,8 @@ pub(crate) fn stream(call: Call) -> Outcome {
     let follower = Follower {
         _room: room,
         commits: telemetry.follow(),
+        session: call.session_id(),
+        ended: call.core.console.follow(),
         core: call.core,
         device,
         cursor,
@@ -208,6 +211,9 @@ struct Follower {
     _room: OwnedSemaphorePermit,
     core: std::sync::Arc<Core>,
     commits: watch::Receiver<u64>,
+    /// The browser's session that reads, and news of ended ones.
+    session: Option<SessionId>,
+    ended: watch::Receiver<u64>,
     device: Option<String>,
     cursor: Cursor,
     /// What was read and not yet sent, last first.
@@ -215,13 +221,18 @@ struct Follower {
 }
 
 impl Follower {
-    /// The next event; `None` when the hub stops or cannot read.
+    /// The next event; `None` when the hub stops or cannot read, or the session has ended.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.waiting.pop() {
                 return Some(event);
             }
             self.commits.borrow_and_update();
+            self.ended.borrow_and_update();
+            let now = self.core.world.now();
+            if self.session.is_some_and(|id| !self.core.console.touch(id, now)) {
+                return None;
+            }
             let mut moved = false;
             for partition in self.cursor.0.keys().copied().collect::<Vec<_>>() {
                 moved |= self.read(partition).await?;
@@ -230,9 +241,13 @@ impl Follower {
                 if self.core.connections.is_stopping() {
                     return None;
                 }
-                match tokio::time::timeout(KEEP_ALIVE, self.commits.changed()).await {
-                    Ok(changed) => changed.ok()?,
-                    Err(_) => return Some(Event::default().comment("still here")),
+                tokio::select! {
+                    biased;
+                    changed = self.ended.changed() => changed.ok()?,
+                    changed = self.commits.changed() => changed.ok()?,
+                    () = tokio::time::sleep(KEEP_ALIVE) => {
+                        return Some(Event::default().comment("still here"));
+                    }
                 }
             }
         }

@@ -166,14 +166,15 @@ async fn twins_merge_replace_and_keep_their_etag_and_metadata() {
     let emptied = expect(&r, ("PUT", "/twins/d1"), None, json!({}), (200, "")).await;
     assert_eq!(emptied["tags"], json!({}));
     assert!(emptied["properties"]["desired"].get("x").is_none());
-    let feed = expect(&r, ("GET", "/api/v1/events"), None, Value::Null, (200, "")).await;
+    let feed = expect(&r, ("GET", "/api/v1/changes"), None, Value::Null, (200, "")).await;
     let kinds: Vec<_> = feed["changes"].as_array().unwrap().iter().map(|c| &c["kind"]).collect();
     let both = ["tagsUpdated", "desiredUpdated"];
     assert_eq!(kinds, [&["identityCreated"][..], &both, &both, &both].concat());
     assert_eq!(feed["next"], "0:7");
-    let rest = expect(&r, ("GET", "/api/v1/events?from=0:6"), None, Value::Null, (200, "")).await;
+    let rest = expect(&r, ("GET", "/api/v1/changes?from=0:6"), None, Value::Null, (200, "")).await;
     assert_eq!(rest["changes"].as_array().unwrap().len(), 1);
-    expect(&r, ("GET", "/api/v1/events?from=x"), None, Value::Null, (400, "ArgumentInvalid")).await;
+    expect(&r, ("GET", "/api/v1/changes?from=x"), None, Value::Null, (400, "ArgumentInvalid"))
+        .await;
 }
 
 fn content(modules: &Value, routes: &Value, twin: &Value) -> Value {

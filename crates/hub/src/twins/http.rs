@@ -96,8 +96,8 @@ fn document(entry: &Entry, twin: rows::Twin, seen: Seen) -> Twin {
     }
 }
 
-/// GET `/api/v1/events?from=&max=`: the change feed. A cursor is a vector by shard, `0:<seq>`.
-pub(crate) async fn events(call: Call) -> Outcome {
+/// GET `/api/v1/changes?from=&max=`: the change feed. A cursor is a vector by shard, `0:<seq>`.
+pub(crate) async fn changes(call: Call) -> Outcome {
     call.prove(Rights::SERVICE)?;
     call.only(&Method::GET)?;
     call.only_query(&["from", "max"])?;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use hub::{Hub, Settings};
 use journal::disk::file::FileDisk;
 use model::secret::Secret;
 use model::world::World;
-use net::http::HttpServer;
+use net::http::{HttpServer, RequestPeer};
 use net::mqtt::MqttServer;
-use net::network::{Address, Network, SystemNetwork};
+use net::network::{Address, Network, Peer, SystemNetwork};
 use net::tls::{self, ServerCertificate};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -25,6 +26,8 @@ use crate::failure::{Failure, chain};
 use crate::place::{self, Endpoint};
 use crate::terminal::Terminal;
 
+/// The policy of whoever starts the hub.
+const POLICY: &str = "iothubowner";
 /// How long connections may take to end at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// Life of the hub's authority; the hub makes it at its first start.
@@ -51,6 +54,7 @@ pub(crate) async fn run(
         endpoint.https,
         folder.join("owner.connection").display(),
     ));
+    running.say_link(terminal);
     stop_asked().await?;
     terminal.say("stopping; what was acknowledged is on disk");
     running.stop().await;
@@ -82,6 +86,7 @@ impl Running {
                 settings.hosts.push(name);
             }
         }
+        settings.console_folder.clone_from(&args.console_dir);
         settings.telemetry.age = Duration::from_hours(args.retention_hours.into());
         settings.telemetry.bytes = args.retention_mib.saturating_mul(1024 * 1024);
         let disk = FileDisk::open(folder.join("telemetry"))
@@ -98,9 +103,17 @@ impl Running {
         };
         publish(folder, &endpoint, &hub)?;
         let mqtt = MqttServer::start(mqtt, Some(tls.clone()), hub.device_api(), world);
-        let https = HttpServer::start(https, Some(tls), hub.service(), world);
+        let https = HttpServer::start(https, Some(tls), hub.service_over_tls(peer_of), world);
         info!(mqtt = endpoint.mqtt, https = endpoint.https, "hub ready");
         Ok(Self { hub, mqtt, https, endpoint })
+    }
+
+    /// Prints a link that opens the console once.
+    pub(crate) fn say_link(&self, terminal: &Terminal) {
+        let Some(link) = self.hub.sign_in_link(POLICY) else { return };
+        let base = console_base(&self.endpoint.host, &self.endpoint.https);
+        let path = link.path.expose_str().unwrap_or_default();
+        terminal.say(&format!("console {base}{path}\n  works once, until {}", link.expires));
     }
 
     pub(crate) async fn stop(self) {
@@ -114,6 +127,20 @@ impl Running {
             subscribes = self.mqtt.subscribes(),
             "hub stopped"
         );
+    }
+}
+
+/// Where a browser finds the hub: its name, so that the certificate fits, and the port.
+pub(crate) fn console_base(host: &str, https: &str) -> String {
+    let port = https.rsplit_once(':').map_or("443", |(_, port)| port);
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!("https://{host}:{port}")
+}
+
+fn peer_of(extensions: &http::Extensions) -> Option<IpAddr> {
+    match extensions.get::<RequestPeer>()?.0 {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix { .. } | Peer::Memory => None,
     }
 }
 
@@ -202,7 +229,6 @@ fn validity(world: &World, life: Duration) -> Validity {
 
 /// Leaves what clients on this machine need beside the data.
 fn publish(folder: &Path, endpoint: &Endpoint, hub: &Hub) -> Result<(), Failure> {
-    const POLICY: &str = "iothubowner";
     let owner = ConnectionString {
         host_name: endpoint.host.clone(),
         policy: Some(POLICY.to_owned()),

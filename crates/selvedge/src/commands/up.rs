@@ -63,6 +63,7 @@ pub(crate) async fn run(
         data.display(),
         hub_folder.join("owner.connection").display()
     ));
+    hub.say_link(terminal);
     let place = PlaceArgs { data: Some(data.clone()), login: None, ca: None };
     let ports = Ports { mqtt: port(&hub.endpoint.mqtt)?, https: port(&hub.endpoint.https)? };
     let done = with_device(&place, &data, ports, &engine, terminal).await;
@@ -77,6 +78,7 @@ fn hub_args(args: &UpArgs) -> HubArgs {
         hosts: vec!["localhost".to_owned()],
         retention_hours: 24,
         retention_mib: 4096,
+        console_dir: args.console_dir.clone(),
     }
 }
 
