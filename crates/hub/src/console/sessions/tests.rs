@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use testkit::world::SeededRandom;
+use testkit::chance::Chance;
 
 use super::*;
 
@@ -17,12 +17,12 @@ const OWNER: PolicyIndex = PolicyIndex(0);
 
 struct Bench {
     door: SignIn,
-    random: SeededRandom,
+    random: Chance,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { door: SignIn::default(), random: SeededRandom::new(1) }
+        Self { door: SignIn::default(), random: Chance::new(1) }
     }
 
     fn token(&mut self, now: Now) -> Secret {
