@@ -1,0 +1,165 @@
+/** What flows from module to module and to the hub, what waits, and what was dropped and why. */
+import { Alert, Card, Group, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
+import { Link, useNavigate } from '@tanstack/react-router'
+import { lazy, Suspense, useMemo, useState, type ReactNode } from 'react'
+
+import type { PipelineView } from '../../api/types'
+import { useLive } from '../../live/browser'
+import { AsOf, Empty } from '../../parts/common'
+import type { EdgeFace, NodeFace } from '../../parts/graph'
+import { moduleTone, State } from '../../parts/state'
+import { carries, graph, type GraphEdge, UPSTREAM } from '../../pure/routes'
+import { count, rate, span } from '../../pure/time'
+import { useDevice } from './context'
+
+const GraphView = lazy(() => import('../../parts/graph'))
+
+/** A queue whose oldest message waits longer than this deserves a look, in seconds. */
+const OLD_SECONDS = 10
+
+export function Pipeline(): ReactNode {
+  const { id, view } = useDevice()
+  const navigate = useNavigate()
+  const [data, setData] = useState<PipelineView>()
+  const [gone, setGone] = useState<string>()
+  useLive(view.edge ? `pipeline:${encodeURIComponent(id)}` : undefined, ({ data: news }) => setData(news as unknown as PipelineView), setGone)
+  const modules = useMemo(() => (view.edge?.modules ?? []).filter((module) => !module.system), [view])
+  const drawn = useMemo(() => graph(modules.map((module) => module.moduleId), data?.routes ?? []), [modules, data?.routes])
+  if (view.edge === null) return <Empty title="No pipeline here">Only devices with the edge runtime route messages between modules. This one sends to the hub itself; see its telemetry.</Empty>
+  if (gone !== undefined) return <Alert color="thread" title="No news of the pipeline">{gone}</Alert>
+  if (!data) return <Skeleton height={420} />
+  const face = (name: string): NodeFace => nodeFace(name, data, modules)
+  const edgeFace = (edge: string): EdgeFace => faceOf(drawn.edges.find((held) => held.id === edge), data)
+  const open = (edge: string): void => {
+    const from = drawn.edges.find((held) => held.id === edge)?.from
+    if (from !== undefined) void navigate({ to: '/devices/$device/telemetry', params: { device: id }, search: { module: from } })
+  }
+  return (
+    <Stack gap="md">
+      {data.problem && (
+        <Alert color="thread" variant="light" role="alert" title={data.problem.code === 'offline' ? 'The device is not connected' : 'The device tells nothing about its queues'}>
+          {data.problem.message}. {data.asOf ? 'Numbers are the last that it told.' : 'The routes are those that are set.'}
+        </Alert>
+      )}
+      <Group justify="space-between">
+        <Text size="sm" c="dimmed">
+          A click on a route opens the telemetry of its sender.
+        </Text>
+        <AsOf time={data.asOf} />
+      </Group>
+      {data.routes.length === 0 ? (
+        <Empty title="No routes are set">
+          Messages of modules go nowhere without a route. <Link to="/devices/$device/set-modules" params={{ device: id }}>Set modules and routes</Link>
+        </Empty>
+      ) : (
+        <Suspense fallback={<Skeleton height={420} />}>
+          <GraphView graph={drawn} node={face} edge={edgeFace} open={open} label="Modules and routes" />
+        </Suspense>
+      )}
+      <Numbers data={data} />
+    </Stack>
+  )
+}
+
+type Held = ReturnType<typeof useDevice>['view']['edge'] extends infer Edge ? (Edge extends { modules: infer Modules } ? Modules : never) : never
+
+function nodeFace(name: string, data: PipelineView, modules: Held): NodeFace {
+  const sum = (list: { perSecond: number | null }[]): string => `${rate(list.reduce((all, item) => all + (item.perSecond ?? 0), 0))} msg/s`
+  if (name === UPSTREAM) return { title: 'Hub', lines: [`${sum(data.sent.filter((sent) => sent.endpoint === UPSTREAM))} arriving`], tone: data.problem ? 'warn' : 'ok' }
+  const module = modules.find((held) => held.moduleId === name)
+  const sends = sum(data.received.filter((received) => received.from === name))
+  if (!module) return { title: name, lines: ['not in the deployment'], tone: 'bad' }
+  const restarts = module.reported?.restartCount ?? 0
+  const state = `${module.reported?.runtimeStatus ?? 'not reported'}${restarts > 0 ? `, ${restarts} restarts` : ''}`
+  return { title: name, lines: [state, `${sends} out`], tone: moduleTone(module) }
+}
+
+function faceOf(edge: GraphEdge | undefined, data: PipelineView): EdgeFace {
+  if (!edge) return { lines: [], tone: 'quiet' }
+  const flows = data.received.filter((received) => carries(edge, received.from, received.output))
+  const perSecond = flows.reduce((sum, flow) => sum + (flow.perSecond ?? 0), 0)
+  const queue = data.queues.filter((held) => held.endpoint === edge.route.endpoint && held.priority === edge.route.priority)
+  const waiting = queue.reduce((sum, held) => sum + held.length, 0)
+  const oldest = Math.max(0, ...queue.map((held) => held.oldestAgeSeconds ?? 0))
+  const lines = [edge.route.name, edge.route.condition === null ? `${rate(perSecond)} msg/s` : `of ${rate(perSecond)} msg/s, with a condition`]
+  if (waiting > 0) lines.push(`${count(waiting)} waiting, oldest ${span(oldest * 1000)}`)
+  return { lines, tone: oldest > OLD_SECONDS ? 'bad' : waiting > 0 ? 'warn' : 'ok' }
+}
+
+const nameOf = (endpoint: string | null): string => (endpoint === null ? 'no endpoint' : endpoint === UPSTREAM ? 'to the hub' : `to ${endpoint}`)
+/** Azure's and our words for why a message went no further. */
+const REASONS: Record<string, string> = {
+  noRoute: 'no route wanted it',
+  expired: 'it outlived its time to live',
+  poison: 'the hub refuses it for good',
+  noSender: 'its module was removed',
+  damaged: 'it could not be read back',
+  refused: 'the disk is full or failing',
+}
+
+function Numbers({ data }: { data: PipelineView }): ReactNode {
+  return (
+    <Group align="stretch" grow gap="md" preventGrowOverflow={false}>
+      <Card miw={300}>
+        <Title order={2} mb="sm">
+          Queues
+        </Title>
+        {data.queues.length === 0 && <Text c="dimmed">Nothing waits.</Text>}
+        {data.queues.length > 0 && (
+          <Table>
+            <Table.Thead>
+              <Table.Tr>
+                <Table.Th>Where to</Table.Th>
+                <Table.Th>Waiting</Table.Th>
+                <Table.Th>Oldest</Table.Th>
+                <Table.Th>Sent</Table.Th>
+              </Table.Tr>
+            </Table.Thead>
+            <Table.Tbody>
+              {data.queues.map((queue) => {
+                const sent = data.sent.find((held) => held.endpoint === queue.endpoint && held.priority === queue.priority)
+                return (
+                  <Table.Tr key={`${queue.endpoint} ${queue.priority}`}>
+                    <Table.Td>{nameOf(queue.endpoint)}</Table.Td>
+                    <Table.Td>{count(queue.length)}</Table.Td>
+                    <Table.Td className="nowrap">{queue.oldestAgeSeconds === null ? '–' : span(queue.oldestAgeSeconds * 1000)}</Table.Td>
+                    <Table.Td className="nowrap">{sent ? `${rate(sent.perSecond ?? 0)}/s` : '–'}</Table.Td>
+                  </Table.Tr>
+                )
+              })}
+            </Table.Tbody>
+          </Table>
+        )}
+      </Card>
+      <Card miw={300}>
+        <Title order={2} mb="sm">
+          Dropped
+        </Title>
+        {data.dropped.every((drop) => drop.total === 0) ? (
+          <State tone="ok">Nothing was dropped since the runtime started{data.uptimeSeconds !== null && ` ${span(data.uptimeSeconds * 1000)} ago`}.</State>
+        ) : (
+          <Table>
+            <Table.Thead>
+              <Table.Tr>
+                <Table.Th>Why</Table.Th>
+                <Table.Th>Where to</Table.Th>
+                <Table.Th>Messages</Table.Th>
+              </Table.Tr>
+            </Table.Thead>
+            <Table.Tbody>
+              {data.dropped
+                .filter((drop) => drop.total > 0)
+                .map((drop) => (
+                  <Table.Tr key={`${drop.reason} ${drop.endpoint}`}>
+                    <Table.Td>{REASONS[drop.reason] ?? drop.reason}</Table.Td>
+                    <Table.Td>{drop.endpoint === null ? '–' : nameOf(drop.endpoint)}</Table.Td>
+                    <Table.Td>{count(drop.total)}</Table.Td>
+                  </Table.Tr>
+                ))}
+            </Table.Tbody>
+          </Table>
+        )}
+      </Card>
+    </Group>
+  )
+}
