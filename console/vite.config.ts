@@ -9,6 +9,7 @@ const CHUNKS = [
   { name: 'editor', test: /node_modules\/(@codemirror|@lezer|crelt|style-mod|w3c-keyname|@marijn)\// },
   { name: 'graph', test: /node_modules\/(@xyflow|@dagrejs|d3-[a-z]+|zustand|classcat|use-sync-external-store)\// },
   { name: 'chart', test: /node_modules\/uplot\// },
+  { name: 'mantine', test: /node_modules\/(@mantine|@floating-ui|react-remove-scroll[a-z-]*|react-number-format|react-transition-group)\// },
   { name: 'vendor', test: /node_modules\// },
 ]
 
