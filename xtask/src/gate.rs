@@ -64,6 +64,7 @@ pub(crate) fn test() -> Result<()> {
     step("release build", build_release)?;
     step("simulation", || simulate(&SIMULATION.map(str::to_owned)))?;
     step("module images", || image::pack_all(&root()))?;
+    step("image of a module on the stock SDK", || image::pack_sdk_module(&root()))?;
     step("black-box tests", || {
         let mut command = Command::new(env!("CARGO"));
         command
@@ -163,7 +164,8 @@ fn cargo(args: &[&str]) -> Result<()> {
     run(Command::new(env!("CARGO")).args(args).current_dir(root()))
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs `command`; it must succeed.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = Path::new(command.get_program()).display().to_string();
     let status = command.status().with_context(|| format!("starting {program}"))?;
     if !status.success() {

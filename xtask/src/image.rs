@@ -2,6 +2,9 @@
 //!
 //! An image is one layer: the static binary, a passwd file with an unprivileged user, and an
 //! empty `/tmp`. The archive is an OCI layout in a tar file: sorted, with all times at zero.
+//! `sdk_module` packs one more image, for the tests: a module on a stock SDK.
+
+mod sdk_module;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -38,21 +41,40 @@ pub(crate) fn pack_all(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Packs the module that the tests run on a stock SDK into `target/images/sdk-module.tar`.
+pub(crate) fn pack_sdk_module(root: &Path) -> Result<()> {
+    sdk_module::pack(root)
+}
+
 fn pack(module: &str, binary: &[u8]) -> Result<Vec<u8>> {
-    let layer = layer(module, binary)?;
-    let diff_id = digest(&layer);
-    let mut gz = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
-    gz.write_all(&layer)?;
-    let blob = gz.finish()?;
-    let config = config(module, &diff_id)?;
+    let run = json!({
+        "User": MODULE_USER,
+        "Entrypoint": [format!("/usr/bin/{module}")],
+        "Env": ["PATH=/usr/bin"],
+        "WorkingDir": "/",
+    });
+    let reference = format!("selvedge/{module}:{}", env!("CARGO_PKG_VERSION"));
+    archive(&reference, &run, &[layer(module, binary)?])
+}
+
+/// An OCI archive of an image that runs as `run` says, on `layers`, lowest first.
+fn archive(reference: &str, run: &Value, layers: &[Vec<u8>]) -> Result<Vec<u8>> {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
+    let config = config(run, &diff_ids)?;
+    let mut blobs = Vec::new();
+    for layer in layers {
+        let mut gz = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+        gz.write_all(layer)?;
+        blobs.push(gz.finish()?);
+    }
+    let layer = |blob: &Vec<u8>| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", blob);
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &blob)],
+        "layers": blobs.iter().map(layer).collect::<Vec<_>>(),
     }))?;
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    let reference = format!("selvedge/{module}:{}", env!("CARGO_PKG_VERSION"));
     if let Some(fields) = entry.as_object_mut() {
         let names = json!({ "org.opencontainers.image.ref.name": reference });
         fields.insert("annotations".to_owned(), names);
@@ -62,7 +84,7 @@ fn pack(module: &str, binary: &[u8]) -> Result<Vec<u8>> {
         ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         ("index.json".to_owned(), index),
     ];
-    for content in [config, manifest, blob] {
+    for content in [config, manifest].into_iter().chain(blobs) {
         let name = digest(&content).replace(':', "/");
         files.push((format!("blobs/{name}"), content));
     }
@@ -85,7 +107,7 @@ fn layer(module: &str, binary: &[u8]) -> Result<Vec<u8>> {
     ])
 }
 
-fn config(module: &str, diff_id: &str) -> Result<Vec<u8>> {
+fn config(run: &Value, diff_ids: &[String]) -> Result<Vec<u8>> {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -95,13 +117,8 @@ fn config(module: &str, diff_id: &str) -> Result<Vec<u8>> {
         "architecture": architecture,
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
-        "config": {
-            "User": MODULE_USER,
-            "Entrypoint": [format!("/usr/bin/{module}")],
-            "Env": ["PATH=/usr/bin"],
-            "WorkingDir": "/",
-        },
-        "rootfs": { "type": "layers", "diff_ids": [diff_id] },
+        "config": run,
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
         "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask image" }],
     }))?)
 }

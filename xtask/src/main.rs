@@ -24,6 +24,7 @@ cargo xtask <command>
   tidy            only the rules about the tree
   build           release binaries of hub, runtime, monitor and modules
   image           pack the modules as OCI archives into target/images (reproducible)
+  image sdk       pack the tests' module on the stock Azure SDK for Python (Debian, root)
   planted         build each planted fault and show that a test catches it
   sim [ARGS…]     run the simulator
   bench [ARGS…]   run the benchmarks
@@ -48,6 +49,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "check" => gate::check(),
         "tidy" => tidy::report(&root()),
         "build" => gate::build_release(),
+        "image" if args == ["sdk"] => image::pack_sdk_module(&root()),
         "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
         "planted" => planted::catch_all(),
         "sim" => gate::simulate(&args),

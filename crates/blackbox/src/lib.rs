@@ -4,6 +4,7 @@
 //! The tests know nothing of the product's crates. They see command lines, files that are
 //! documented for users, and bytes on sockets.
 
+pub mod edge;
 pub mod hub;
 pub mod place;
 pub mod proxy;

@@ -24,6 +24,15 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The image archive `name` in the folder that `cargo xtask test` names.
+pub fn image(name: &str) -> Result<PathBuf> {
+    let folder = std::env::var_os("SELVEDGE_IMAGES")
+        .context("SELVEDGE_IMAGES is not set; run these tests with `cargo xtask test`")?;
+    let path = PathBuf::from(folder).join(format!("{name}.tar"));
+    ensure!(path.is_file(), "{} is not packed; run `cargo xtask test`", path.display());
+    Ok(path)
+}
+
 /// A loopback address that nobody uses at [`MQTT_PORT`]; another at every call.
 pub fn free_address() -> Result<Ipv4Addr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);

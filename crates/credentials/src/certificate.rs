@@ -28,6 +28,8 @@ use thiserror::Error;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::renewal::Lifetime;
+
 /// A certificate is valid this much before it is made, for peers whose clock is behind.
 pub const BACKDATED: Duration = Duration::from_mins(5);
 
@@ -67,6 +69,7 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     der: Bytes,
+    life: Lifetime,
 }
 
 impl std::fmt::Debug for Authority {
@@ -87,7 +90,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let made = params.self_signed(&key).map_err(CertificateError::Make)?;
         let (pem, der) = (made.pem(), Bytes::copy_from_slice(made.der()));
-        Ok(Self { issuer: Issuer::new(params, key), pem, der })
+        let life = Leaf::parse(&der)?.life();
+        Ok(Self { issuer: Issuer::new(params, key), pem, der, life })
     }
 
     /// Reads an authority back from what [`Authority::to_pem`] and [`Authority::key_pem`] gave.
@@ -101,7 +105,14 @@ impl Authority {
             .map_err(|_| CertificateError::Pem)?;
         let issuer =
             Issuer::from_ca_cert_pem(certificate, key).map_err(|_| CertificateError::Pem)?;
-        Ok(Self { issuer, pem: certificate.to_owned(), der: Bytes::copy_from_slice(&der) })
+        let der = Bytes::copy_from_slice(&der);
+        let life = Leaf::parse(&der)?.life();
+        Ok(Self { issuer, pem: certificate.to_owned(), der, life })
+    }
+
+    /// From when until when it holds itself; what it issues holds no longer.
+    pub fn life(&self) -> Lifetime {
+        self.life
     }
 
     /// The certificate, PEM: what others must trust.
@@ -119,7 +130,7 @@ impl Authority {
         Secret::from(self.issuer.key().serialize_pem())
     }
 
-    /// Issues a server certificate for `names`, each a DNS name or an IP address.
+    /// Issues a server certificate for `names`, each a DNS name, an IP address or a URI.
     ///
     /// # Errors
     /// [`CertificateError`] if a name or a time cannot stand in a certificate.
@@ -153,6 +164,8 @@ impl Authority {
         validity: Validity,
     ) -> Result<Issued, CertificateError> {
         let key = KeyPair::generate().map_err(CertificateError::Make)?;
+        let expires = validity.now.after(validity.life).min(self.life.until);
+        let validity = Validity { life: expires.since(validity.now), ..validity };
         let mut params = params(common_name, names, validity)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
@@ -163,7 +176,7 @@ impl Authority {
             chain_pem: format!("{}{}", made.pem(), self.pem),
             key_der: Secret::new(key.serialize_der()),
             key_pem: Secret::from(key.serialize_pem()),
-            expires: validity.now.after(validity.life),
+            expires,
         })
     }
 }
@@ -211,7 +224,8 @@ fn alt_name(name: &str) -> Result<SanType, CertificateError> {
     }
     let usable = !name.is_empty() && !name.contains(char::is_whitespace);
     let text = Ia5String::try_from(name.to_owned()).ok().filter(|_| usable);
-    text.map(SanType::DnsName).ok_or_else(|| CertificateError::Name(name.to_owned()))
+    let kind = if name.contains("://") { SanType::URI } else { SanType::DnsName };
+    text.map(kind).ok_or_else(|| CertificateError::Name(name.to_owned()))
 }
 
 fn at(wall: WallTime) -> Result<OffsetDateTime, CertificateError> {
@@ -252,6 +266,11 @@ impl Leaf {
             not_before: WallTime::from_unix_seconds(read.validity().not_before.timestamp()),
             not_after: WallTime::from_unix_seconds(read.validity().not_after.timestamp()),
         })
+    }
+
+    /// From when until when it holds.
+    pub fn life(&self) -> Lifetime {
+        Lifetime { from: self.not_before, until: self.not_after }
     }
 
     /// Whether `thumbprint` (SHA-1 or SHA-256, any case, colons allowed) is this leaf's.
@@ -375,6 +394,19 @@ mod tests {
         assert!(leaf.has_thumbprint(&leaf.thumbprint_sha256.to_uppercase()));
         assert!(!leaf.has_thumbprint("00"));
         assert!(matches!(Leaf::parse(b"no"), Err(CertificateError::Der)));
+    }
+
+    #[test]
+    fn nothing_outlives_the_authority_that_issued_it() {
+        let root = Authority::generate("root", validity()).unwrap();
+        assert_eq!(root.life().until, NOW.after(DAY));
+        let long = Validity { life: 9 * DAY, ..validity() };
+        let issued = root.issue_client("c", &["azureiot://hub/devices/d"], long).unwrap();
+        assert_eq!(issued.expires, NOW.after(DAY));
+        let leaf = Leaf::parse(&issued.chain[0]).unwrap();
+        assert_eq!(leaf.life().until, NOW.after(DAY));
+        let again = Authority::from_pem(root.to_pem(), &root.key_pem()).unwrap();
+        assert_eq!(again.life(), root.life());
     }
 
     #[test]

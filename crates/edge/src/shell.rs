@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 
 use credentials::certificate::Issued;
 use credentials::key::{InvalidKey, SymmetricKey};
+use credentials::key_store::{KeyStore, LeafRequest, Purpose, UseKeyError};
 use engine::runtime::ModuleRuntime;
 use journal::disk::Disk;
 use journal::log::OpenLogError;
@@ -27,12 +28,12 @@ use crate::access::ModuleKeys;
 use crate::agent::restart::History;
 use crate::agent::shell::{Agent, AgentParts};
 use crate::agent::spec::Surroundings;
-use crate::identity::key_store::{KeyStore, KeyStoreError};
+use crate::identity::key_store::{FileKeyStore, OpenKeysError};
 use crate::identity::shell::Identities;
 use crate::router::shell::{Core, RouterApi, RouterParts};
 use crate::router::twins::TwinCopy;
 use crate::settings::Settings;
-use crate::status::{EdgeStatus, QueueStatus, RouterStatus};
+use crate::status::{EdgeStatus, ModuleStatus, QueueStatus, RouterStatus};
 use crate::storage::store::{Area, Store, StoreError};
 use crate::storage::tables;
 use crate::upstream::shell::{LinkParts, Links};
@@ -86,9 +87,9 @@ pub enum StartEdgeError {
     /// The journal of messages cannot be opened.
     #[error("cannot open the journal of messages")]
     Journal(#[from] OpenLogError),
-    /// The device CA cannot be used.
-    #[error("cannot use the device CA")]
-    Keys(#[from] KeyStoreError),
+    /// The keys of this device cannot be used.
+    #[error("cannot use the keys of this device")]
+    Keys(#[from] OpenKeysError),
     /// The device's key is none.
     #[error("the device's key cannot be used")]
     DeviceKey(#[from] InvalidKey),
@@ -113,14 +114,18 @@ pub(crate) struct Running {
     router: Arc<Core>,
     agent: Arc<Agent>,
     identities: Arc<Identities>,
-    keys: KeyStore,
-    secrets: Arc<dyn ModuleSecrets>,
+    secrets: Arc<Secrets>,
 }
 
 /// What the workload interface may use.
 struct Secrets {
     router: Arc<Core>,
+    keys: FileKeyStore,
     bundle: String,
+    /// Before the names of modules at the hub.
+    prefix: String,
+    /// Set once, as soon as there is one.
+    agent: OnceLock<Weak<Agent>>,
 }
 
 /// What was kept from earlier runs.
@@ -177,10 +182,10 @@ impl Edge {
         let Parts { settings, folder, disk, world, upstream, runtime, sockets, faults } = parts;
         let path = folder.join(FACTS);
         let device = settings.provisioning.device.clone();
-        let key = settings.provisioning.key.expose_str().unwrap_or_default();
-        let key = SymmetricKey::parse(key)?;
-        let trusted = settings.trust_bundle_cert.as_deref();
-        let keys = KeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, trusted, &world)?;
+        let key = settings.provisioning.key.expose_str();
+        let key = SymmetricKey::parse(key.unwrap_or_default())?;
+        let keys = FileKeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, &world)?;
+        let bundle = trust_bundle(&keys, settings.trust_bundle_cert.as_deref())?;
         let mut kept = Kept::open(&path, &world, faults)
             .map_err(|source| StartEdgeError::Facts { path, source: Box::new(source) })?;
         let (stop, stopped) = watch::channel(false);
@@ -194,8 +199,7 @@ impl Edge {
             ups: watch::Sender::new(0),
         };
         let links = Arc::new(Links::new(link_parts, kept.copies));
-        let [agent_name, hub_name]: [ModuleName; 2] = [EDGE_AGENT, EDGE_HUB]
-            .map(|name| name.parse().expect("a name of the platform is a name"));
+        let [agent_name, hub_name] = system_modules();
         let router = Core::start(RouterParts {
             world: world.clone(),
             device: device.clone(),
@@ -219,24 +223,27 @@ impl Edge {
             Arc::clone(&router),
             kept.keys,
         ));
-        let secrets: Arc<dyn ModuleSecrets> =
-            Arc::new(Secrets { router: Arc::clone(&router), bundle: keys.trust_bundle().into() });
+        let prefix = format!("azureiot://{hub_host}/devices/{device}/modules/");
+        let router_of = Arc::clone(&router);
+        let secrets =
+            Arc::new(Secrets { router: router_of, keys, bundle, prefix, agent: OnceLock::new() });
         let agent = Agent::start(AgentParts {
             world,
             runtime,
             identities: Arc::clone(&identities),
             link: links.link(&IdentityId::module(&device, &agent_name)),
             store: kept.store,
-            surroundings: surroundings(&settings),
+            surroundings: surroundings(&settings, &secrets.bundle),
             sockets,
-            secrets: Arc::clone(&secrets),
+            secrets: Arc::<Secrets>::clone(&secrets),
             last_good: kept.last_good.remove(&agent_name),
             histories: kept.histories,
             ups: links.ups(),
             stopped,
         });
+        secrets.agent.set(Arc::downgrade(&agent)).expect("set only here");
         info!(device_id = %device, incarnation = kept.incarnation, "edge runtime started");
-        let running = Running { settings, router, agent, identities, keys, secrets };
+        let running = Running { settings, router, agent, identities, secrets };
         Ok(Self { running: Arc::new(running), stop })
     }
 
@@ -247,7 +254,8 @@ impl Edge {
 
     /// The workload interface of `module`, as [`WorkloadSockets::open`] gets it.
     pub fn workload(&self, module: &ModuleName) -> axum::Router {
-        crate::workload::http::router(module.clone(), Arc::clone(&self.running.secrets))
+        let secrets: Arc<Secrets> = Arc::clone(&self.running.secrets);
+        crate::workload::http::router(module.clone(), secrets)
     }
 
     /// The management interface, to be served on a socket for root and the group only:
@@ -260,19 +268,24 @@ impl Edge {
     /// addresses.
     ///
     /// # Errors
-    /// [`KeyStoreError`] if a name cannot stand in a certificate.
-    pub fn server_certificate(&self) -> Result<Issued, KeyStoreError> {
+    /// [`UseKeyError`] if a name cannot stand in a certificate, or the device CA has expired.
+    pub fn server_certificate(&self) -> Result<Issued, UseKeyError> {
         let settings = &self.running.settings;
         let addresses: Vec<String> =
             settings.own.gateway_addresses.iter().map(ToString::to_string).collect();
         let mut names = vec![&*settings.hostname];
         names.extend(addresses.iter().map(String::as_str));
-        self.running.keys.server_certificate(&names)
+        self.running.secrets.keys.issue(&LeafRequest {
+            purpose: Purpose::Server,
+            common_name: &settings.hostname,
+            names: &names,
+            until: None,
+        })
     }
 
     /// Certificates that modules trust, PEM.
     pub fn trust_bundle(&self) -> String {
-        self.running.keys.trust_bundle().to_owned()
+        self.running.secrets.trust_bundle()
     }
 
     /// One look at everything.
@@ -355,9 +368,32 @@ impl ModuleSecrets for Secrets {
     fn trust_bundle(&self) -> String {
         self.bundle.clone()
     }
+
+    fn keys(&self) -> &dyn KeyStore {
+        &self.keys
+    }
+
+    fn identity(&self, module: &ModuleName) -> String {
+        format!("{}{module}", self.prefix)
+    }
+
+    fn modules(&self) -> Vec<ModuleStatus> {
+        let agent = self.agent.get().and_then(Weak::upgrade);
+        agent.map(|agent| agent.status().2).unwrap_or_default()
+    }
 }
 
-fn surroundings(settings: &Settings) -> Surroundings {
+fn system_modules() -> [ModuleName; 2] {
+    [EDGE_AGENT, EDGE_HUB].map(|name| name.parse().expect("a name of the platform is a name"))
+}
+
+/// The device CA, and what the operator wants trusted along with it.
+fn trust_bundle(keys: &dyn KeyStore, more: Option<&Path>) -> Result<String, OpenKeysError> {
+    let more = more.map(crate::identity::key_store::read).transpose()?;
+    Ok(format!("{}{}", keys.authority(), more.unwrap_or_default()))
+}
+
+fn surroundings(settings: &Settings, trust_bundle: &str) -> Surroundings {
     let listen = &settings.connect.workload;
     let folder = listen.parent().map_or_else(|| settings.own.data.clone(), PathBuf::from);
     Surroundings {
@@ -367,5 +403,6 @@ fn surroundings(settings: &Settings) -> Surroundings {
         gateway: settings.own.gateway_addresses.first().map(ToString::to_string),
         sockets: folder.join("mnt"),
         agent_env: settings.agent.env.clone(),
+        trust_bundle: trust_bundle.into(),
     }
 }

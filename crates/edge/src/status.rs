@@ -38,6 +38,9 @@ pub struct ModuleStatus {
     pub exit_code: Option<i64>,
     /// When it was last started, milliseconds since 1970.
     pub started_ms: Option<i64>,
+    /// When it last ended, milliseconds since 1970; absent if it never did.
+    #[serde(default)]
+    pub exited_ms: Option<i64>,
     /// Whether it has an open session with the router.
     pub connected: bool,
     /// Why it is not as desired; empty if all is well.

@@ -166,6 +166,7 @@ impl Agent {
                 restarts: facts.history.restarts,
                 exit_code: facts.exited.map(|_| facts.exit_code),
                 started_ms: facts.started.map(|at| at.0),
+                exited_ms: facts.exited.map(|at| at.0),
                 connected: false,
                 words: facts.words.clone(),
             }

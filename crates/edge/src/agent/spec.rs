@@ -28,6 +28,8 @@ pub(crate) struct Surroundings {
     pub(crate) sockets: PathBuf,
     /// Variables copied from the agent unless the module has its own.
     pub(crate) agent_env: Vec<(Box<str>, Box<str>)>,
+    /// What modules read once when they start: another bundle is another start.
+    pub(crate) trust_bundle: Box<str>,
 }
 
 impl Surroundings {
@@ -84,13 +86,13 @@ impl Surroundings {
             extra_hosts: gateway.collect(),
             digest: String::new(),
         };
-        made.digest = digest(&made, spec.digest.as_deref());
+        made.digest = digest(&made, spec.digest.as_deref(), &self.trust_bundle);
         made
     }
 }
 
 /// Names everything a running module cannot change.
-fn digest(made: &EngineSpec, image_digest: Option<&str>) -> String {
+fn digest(made: &EngineSpec, image_digest: Option<&str>, trust_bundle: &str) -> String {
     use std::fmt::Write;
     let mut hash = Sha256::new();
     let mut put = |text: &str| {
@@ -100,6 +102,7 @@ fn digest(made: &EngineSpec, image_digest: Option<&str>) -> String {
     put(&made.image);
     put(image_digest.unwrap_or_default());
     put(&made.create_options);
+    put(trust_bundle);
     for (name, value) in made.env.iter().chain(&made.extra_hosts) {
         put(name);
         put(value);
@@ -128,6 +131,7 @@ mod tests {
             gateway: Some("10.9.0.1".to_owned()),
             sockets: "/run/s".into(),
             agent_env: vec![("RuntimeLogLevel".into(), "debug".into())],
+            trust_bundle: "PEM".into(),
         }
     }
 
@@ -175,5 +179,7 @@ mod tests {
         assert_ne!(first, digest(json!({}), "", "h"));
         assert_ne!(first, digest(json!({ "A": { "value": "" } }), "", "g"));
         assert_ne!(first, digest(json!({}), "{\"Hostname\":\"x\"}", "g"));
+        let renewed = Surroundings { trust_bundle: "other".into(), ..surroundings() };
+        assert_ne!(first, renewed.engine_spec(&name, &spec(json!({}), ""), "g").digest);
     }
 }

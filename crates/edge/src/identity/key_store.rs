@@ -1,4 +1,13 @@
-//! The device CA in files: made at first start, read at every later one.
+//! The keys of this device in files: made at first start, read at every later one.
+//!
+//! | file | what |
+//! |---|---|
+//! | `edge-ca.pem` | the certificate of the device CA |
+//! | `edge-ca.key.pem` | its key, PKCS#8 |
+//! | `workload.key` | 32 random bytes, behind all encryption for modules |
+//!
+//! Keys are readable by this user only. A file that is damaged is an error that names it, for
+//! what was encrypted under a lost key is lost.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,21 +16,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use credentials::certificate::{Authority, CertificateError, Issued, Validity};
+use credentials::cipher::{MASTER_KEY_BYTES, MasterKey, Scope};
+use credentials::key_store::{KeyStore, LeafRequest, Purpose, UseKeyError};
+use credentials::renewal::{CERTIFICATE as POLICY, Renewal, renewal};
 use model::id::DeviceId;
 use model::secret::Secret;
 use model::world::World;
 use thiserror::Error;
+use tracing::warn;
 
 use crate::settings::EdgeCa;
 
-/// How long a server certificate holds; it is made afresh at every start and when asked for.
-pub const SERVER_LIFE: Duration = Duration::from_hours(24 * 90);
+/// How long a leaf certificate holds at most.
+pub const LEAF_LIFE: Duration = Duration::from_hours(24 * 90);
 const CERTIFICATE: &str = "edge-ca.pem";
 const KEY: &str = "edge-ca.key.pem";
+const MASTER: &str = "workload.key";
 
-/// Why the device CA cannot be used.
+/// Why the keys of this device cannot be used.
 #[derive(Debug, Error)]
-pub enum KeyStoreError {
+pub enum OpenKeysError {
     /// A file cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -33,99 +47,140 @@ pub enum KeyStoreError {
         #[source]
         source: io::Error,
     },
+    /// The file of the master key holds something else.
+    #[error("{} is damaged: it must have {MASTER_KEY_BYTES} bytes", .0.display())]
+    Master(PathBuf),
     /// The files hold no authority, or it cannot issue what is needed.
     #[error("the device CA cannot be used")]
     Certificate(#[from] CertificateError),
 }
 
-/// The device CA with its key, and what it is trusted along with.
+/// The keys of this device, in files.
 #[derive(Debug)]
-pub struct KeyStore {
+pub struct FileKeyStore {
     authority: Authority,
-    bundle: String,
+    master: MasterKey,
     world: World,
 }
 
-impl KeyStore {
-    /// Reads the authority that `ca` names from `folder`, or makes it there.
+impl FileKeyStore {
+    /// Reads the authority that `ca` names and the master key from `folder`, or makes them there.
     ///
     /// # Errors
-    /// [`KeyStoreError`] names the file that cannot be used.
+    /// [`OpenKeysError`] names the file that cannot be used.
     pub fn open(
         folder: &Path,
         ca: &EdgeCa,
         device: &DeviceId,
-        trusted: Option<&Path>,
         world: &World,
-    ) -> Result<Self, KeyStoreError> {
+    ) -> Result<Self, OpenKeysError> {
+        fs::create_dir_all(folder).map_err(file("make", folder))?;
         let authority = match ca {
             EdgeCa::Given { cert, key } => authority(cert, key)?,
             EdgeCa::Made { days } => made(folder, *days, device, world)?,
         };
-        let more = trusted.map(read).transpose()?;
-        let bundle = format!("{}{}", authority.to_pem(), more.unwrap_or_default());
-        Ok(Self { authority, bundle, world: world.clone() })
-    }
-
-    /// Certificates that modules trust, PEM.
-    pub fn trust_bundle(&self) -> &str {
-        &self.bundle
-    }
-
-    /// A server certificate for `names`, each a DNS name or an address.
-    ///
-    /// # Errors
-    /// [`KeyStoreError::Certificate`] if a name cannot stand in a certificate.
-    pub fn server_certificate(&self, names: &[&str]) -> Result<Issued, KeyStoreError> {
-        let common_name = names.first().copied().unwrap_or("localhost");
-        Ok(self.authority.issue_server(common_name, names, validity(&self.world, SERVER_LIFE))?)
+        let master = master(&folder.join(MASTER), world)?;
+        Ok(Self { authority, master, world: world.clone() })
     }
 }
 
-fn validity(world: &World, life: Duration) -> Validity {
-    Validity { now: world.now().wall, life, serial: world.random.number() }
+impl KeyStore for FileKeyStore {
+    fn authority(&self) -> &str {
+        self.authority.to_pem()
+    }
+
+    fn issue(&self, request: &LeafRequest<'_>) -> Result<Issued, UseKeyError> {
+        let now = self.world.now().wall;
+        let expired = self.authority.life().until;
+        if expired <= now {
+            return Err(UseKeyError::Expired(expired));
+        }
+        let life = match request.until {
+            Some(until) if until <= now => return Err(UseKeyError::Past(until)),
+            Some(until) => until.since(now).min(LEAF_LIFE),
+            None => LEAF_LIFE,
+        };
+        let validity = Validity { now, life, serial: self.world.random.number() };
+        let LeafRequest { common_name, names, .. } = request;
+        Ok(match request.purpose {
+            Purpose::Server => self.authority.issue_server(common_name, names, validity)?,
+            Purpose::Client => self.authority.issue_client(common_name, names, validity)?,
+        })
+    }
+
+    fn encrypt(&self, scope: &Scope<'_>, plaintext: &[u8]) -> Result<Vec<u8>, UseKeyError> {
+        Ok(self.master.encrypt(scope, plaintext, &*self.world.random))
+    }
+
+    fn decrypt(&self, scope: &Scope<'_>, ciphertext: &[u8]) -> Result<Vec<u8>, UseKeyError> {
+        Ok(self.master.decrypt(scope, ciphertext)?)
+    }
 }
 
+/// The authority of earlier starts, or a new one if there is none or it is due.
 fn made(
     folder: &Path,
     days: u16,
     device: &DeviceId,
     world: &World,
-) -> Result<Authority, KeyStoreError> {
+) -> Result<Authority, OpenKeysError> {
     let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
     // The certificate is written last: if it is there, so is its key.
     if certificate.exists() {
-        return authority(&certificate, &key);
+        let kept = authority(&certificate, &key)?;
+        if renewal(kept.life(), POLICY, None, world.now().wall) != Renewal::Due {
+            return Ok(kept);
+        }
+        warn!(expires = %kept.life().until, "the device CA is made afresh; modules start again");
+        // Never a new key beside an old certificate.
+        fs::remove_file(&certificate).map_err(file("remove", &certificate))?;
     }
-    fs::create_dir_all(folder).map_err(file("make", folder))?;
     let life = Duration::from_hours(24 * u64::from(days));
     let name = format!("selvedge edge CA {device}");
-    let made = Authority::generate(&name, validity(world, life))?;
+    let validity = Validity { now: world.now().wall, life, serial: world.random.number() };
+    let made = Authority::generate(&name, validity)?;
     write(&key, made.key_pem().expose())?;
     write(&certificate, made.to_pem().as_bytes())?;
     Ok(made)
 }
 
-fn authority(certificate: &Path, key: &Path) -> Result<Authority, KeyStoreError> {
+fn master(path: &Path, world: &World) -> Result<MasterKey, OpenKeysError> {
+    match fs::read(path) {
+        Ok(bytes) => MasterKey::from_secret(Secret::new(bytes))
+            .ok_or_else(|| OpenKeysError::Master(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = MasterKey::generate(&*world.random);
+            write(path, made.secret().expose())?;
+            Ok(made)
+        }
+        Err(error) => Err(file("read", path)(error)),
+    }
+}
+
+fn authority(certificate: &Path, key: &Path) -> Result<Authority, OpenKeysError> {
     let key = Secret::from(read(key)?);
     Ok(Authority::from_pem(&read(certificate)?, &key)?)
 }
 
-fn read(path: &Path) -> Result<String, KeyStoreError> {
+/// The text of `path`.
+pub(crate) fn read(path: &Path) -> Result<String, OpenKeysError> {
     fs::read_to_string(path).map_err(file("read", path))
 }
 
 /// Readable by this user only, and on disk when it returns.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), KeyStoreError> {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), OpenKeysError> {
     let fresh = path.with_extension("new");
     let open =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
     let mut open = open.map_err(file("make", &fresh))?;
     open.write_all(bytes).and_then(|()| open.sync_all()).map_err(file("write", &fresh))?;
-    fs::rename(&fresh, path).map_err(file("name", path))
+    let folder = path.parent().unwrap_or(path);
+    fs::rename(&fresh, path)
+        .and_then(|()| fs::File::open(folder)?.sync_all())
+        .map_err(file("name", path))
 }
 
-fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyStoreError {
+fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenKeysError {
     let path = path.to_owned();
-    move |source| KeyStoreError::File { action, path, source }
+    move |source| OpenKeysError::File { action, path, source }
 }

@@ -1,0 +1,227 @@
+//! A device runtime as a process, for a device that is registered at a hub of a test.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::hub::Hub;
+use crate::{place, wait};
+
+/// Longest start, images included.
+const READY: Duration = Duration::from_mins(2);
+/// Longest orderly end, modules included.
+const END: Duration = Duration::from_mins(1);
+/// The name that modules dial; only their containers know where it leads.
+pub const HOSTNAME: &str = "gateway.edge";
+
+/// How a runtime is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `embedded` or `process`.
+    pub engine: &'static str,
+    /// Names of image archives without their ending, brought in at the start.
+    pub images: Vec<&'static str>,
+    /// For the process engine: programs that stand for images.
+    pub programs: Vec<(String, PathBuf)>,
+    /// What the log holds.
+    pub log: &'static str,
+}
+
+/// A running device runtime and its folder. Dropped, it and its modules are ended.
+#[derive(Debug)]
+pub struct Edge {
+    folder: PathBuf,
+    device: String,
+    address: Ipv4Addr,
+    options: Options,
+    process: Option<Child>,
+}
+
+impl Edge {
+    /// Registers `device` at `hub` as an edge device and starts its runtime in `scratch`, whose
+    /// path must be short: paths of Unix sockets are.
+    pub fn start(scratch: &Path, hub: &Hub, device: &str, options: Options) -> Result<Self> {
+        hub.run(&["device", "create", device, "--edge"])?;
+        let text = hub.run(&["device", "connection-string", device])?;
+        let address = place::free_address()?;
+        let folder = scratch.join("e");
+        fs::create_dir_all(&folder)?;
+        let hostname =
+            if options.engine == "process" { address.to_string() } else { HOSTNAME.to_owned() };
+        let config = format!(
+            "hostname = \"{hostname}\"\n\
+             trust_bundle_cert = \"{ca}\"\n\
+             [provisioning]\n\
+             source = \"manual\"\n\
+             connection_string = \"{text}\"\n\
+             [selvedge]\n\
+             engine = \"{engine}\"\n\
+             data = \"{data}\"\n\
+             mqtt = \"{address}:{port}\"\n\
+             gateway_addresses = [\"{address}\"]\n\
+             upstream_address = \"{hub_address}\"\n\
+             upstream_mqtt_port = {mqtt}\n\
+             upstream_https_port = {https}\n",
+            ca = hub.ca().display(),
+            text = text.trim(),
+            engine = options.engine,
+            data = folder.display(),
+            port = place::MQTT_PORT,
+            hub_address = hub.address(),
+            mqtt = hub.mqtt()?.port(),
+            https = hub.https()?.port(),
+        );
+        let path = folder.join("config.toml");
+        fs::write(&path, config)?;
+        // It holds a key.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        let mut edge = Self { folder, device: device.to_owned(), address, options, process: None };
+        edge.start_again()?;
+        Ok(edge)
+    }
+
+    /// Starts the runtime on its folder and waits until it listens.
+    pub fn start_again(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the runtime runs already");
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(place::binary("selvedge-edge")?);
+        command.arg("run").arg("--config").arg(self.folder.join("config.toml"));
+        command.arg("--stop-modules");
+        for image in &self.options.images {
+            command.arg("--import").arg(place::image(image)?);
+        }
+        for (image, program) in &self.options.programs {
+            command.arg("--program").arg(format!("{image}={}", program.display()));
+        }
+        let filter = if self.options.log.is_empty() { "info" } else { self.options.log };
+        let child = command
+            .env("RUST_LOG", filter)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting selvedge-edge")?;
+        let pid = u64::from(child.id());
+        self.process = Some(child);
+        wait::until("the runtime to be ready", READY, || {
+            if let Some(status) = self.ended()? {
+                bail!("the runtime ended with {status}:\n{}", self.log_tail()?);
+            }
+            let said = fs::read(self.folder.join("edge.json")).ok();
+            let said = said.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+            Ok(said.filter(|said| said["pid"].as_u64() == Some(pid)).map(drop))
+        })
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.as_mut().context("no runtime was started")?.try_wait()?)
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("no runtime runs")?.id())
+    }
+
+    /// Where modules find the router.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The data folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder of `module`'s workload socket.
+    pub fn workload_folder(&self, module: &str) -> PathBuf {
+        self.folder.join("run/mnt").join(module)
+    }
+
+    /// Applies modules and routes to the device through the hub.
+    pub fn set_modules(&self, hub: &Hub, modules: &Value, routes: &Value) -> Result<()> {
+        let system = json!({ "type": "docker", "settings": { "image": "selvedge" } });
+        let content = json!({ "modulesContent": {
+            "$edgeAgent": { "properties.desired": {
+                "schemaVersion": "1.1",
+                "runtime": { "type": "docker", "settings": {} },
+                "systemModules": { "edgeAgent": system, "edgeHub": system },
+                "modules": modules,
+            } },
+            "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": routes } },
+        } });
+        let path = self.folder.join("content.json");
+        fs::write(&path, content.to_string())?;
+        let path = path.to_str().context("a path that is text")?;
+        hub.run(&["edge", "set-modules", &self.device, "--content", path])?;
+        Ok(())
+    }
+
+    /// One look at the runtime through its management socket.
+    pub fn status(&self) -> Result<Value> {
+        let mut command = Command::new(place::binary("selvedge-edge")?);
+        command.args(["status", "-o", "json", "--socket"]).arg(self.folder.join("run/mgmt.sock"));
+        let done = crate::hub::output(command, END)?;
+        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Ok(serde_json::from_slice(&done.stdout)?)
+    }
+
+    /// Stops the runtime and its modules in order, as Ctrl-C does.
+    pub fn stop(&mut self) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid()?)?), Signal::SIGINT)?;
+        let status = wait::until("the runtime to stop", END, || self.ended())?;
+        self.process = None;
+        ensure!(status.success(), "the runtime stopped with {status}:\n{}", self.log_tail()?);
+        Ok(())
+    }
+
+    /// Kills the runtime alone; its modules run on.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.process.take().context("no runtime runs")?;
+        child.kill()?;
+        let status = child.wait()?;
+        ensure!(status.signal() == Some(9), "the runtime ended by itself, with {status}");
+        Ok(())
+    }
+
+    /// Everything the runtime logged since its first start.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.log_path())?).into_owned())
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.with_extension("edge.log")
+    }
+
+    fn log_tail(&self) -> Result<String> {
+        let log = self.log()?;
+        let lines: Vec<&str> = log.lines().collect();
+        Ok(lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if self.process.is_some() && self.stop().is_err() {
+            self.kill().ok();
+        }
+        // A stopped container keeps its file system until it is removed; the folder cannot go
+        // before.
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let folder = self.folder.display().to_string();
+        for place in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+            if place.starts_with(&folder) {
+                nix::mount::umount(place).ok();
+            }
+        }
+    }
+}
