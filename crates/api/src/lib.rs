@@ -24,6 +24,8 @@ pub mod health;
 
 pub mod console;
 
+pub mod fleet;
+
 mod key;
 mod path;
 

@@ -29,6 +29,11 @@ impl Rights {
     pub(crate) const DEVICE: Self = Self(8);
     pub(crate) const ALL: Self = Self(15);
 
+    /// Both these rights and `others`.
+    pub(crate) fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     /// What is allowed, by name.
     pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
         let all = [

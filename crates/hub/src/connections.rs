@@ -159,6 +159,17 @@ impl Connections {
         (inner.sessions.len() as u64, inner.devices)
     }
 
+    /// Connected devices whose ids come after `after`, by id.
+    pub(crate) fn devices_after(&self, after: &str) -> Vec<String> {
+        let inner = self.lock();
+        let devices = inner.sessions.values().map(|session| &session.identity);
+        let devices = devices.filter(|id| !id.is_module() && id.device_str() > after);
+        let mut names: Vec<String> = devices.map(|id| id.device_str().to_owned()).collect();
+        drop(inner);
+        names.sort_unstable();
+        names
+    }
+
     /// Wakes `waker` at the next attach or change of subscriptions.
     pub(crate) fn wait(&self, waker: &Waker) {
         let mut inner = self.lock();

@@ -20,7 +20,7 @@ const KEY_BYTES: usize = 32;
 pub(crate) const KEY_BYTES_RANGE: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// Names an identity inside the hub; never used again after a deletion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Ordinal(pub(crate) u32);
 
 /// The etag of a registry entry or a twin: a random half, so that an etag of a deleted entry

@@ -19,6 +19,7 @@ use crate::PeerOf;
 use crate::access::{Access, POLICIES};
 use crate::connections::{Connections, Wheel};
 use crate::console::shell::Console;
+use crate::fleet::shell::Fleet;
 use crate::methods::shell::Calls;
 use crate::registry::fresh_key;
 use crate::session::budget::{Budget, HUB_BYTES_MAX};
@@ -101,6 +102,7 @@ impl Hub {
             connections,
             calls,
             console,
+            fleet: Fleet::default(),
             budget,
             streams,
             incarnation,

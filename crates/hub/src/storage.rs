@@ -4,6 +4,7 @@
 //! worker serves looks. Nothing is answered before its commit.
 
 pub(crate) mod feed;
+pub(crate) mod fleet;
 pub(crate) mod identities;
 pub(crate) mod inbox;
 pub(crate) mod reader;

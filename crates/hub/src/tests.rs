@@ -4,6 +4,7 @@ mod conformance;
 mod console;
 mod disk;
 mod durability;
+mod fleet;
 mod live;
 mod reference;
 mod service;

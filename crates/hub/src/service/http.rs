@@ -29,6 +29,7 @@ use crate::configurations;
 use crate::console;
 use crate::console::http::Arrival;
 use crate::console::sessions::{Session, SessionId};
+use crate::fleet;
 use crate::methods;
 use crate::registry;
 use crate::registry::IfMatch;
@@ -181,6 +182,9 @@ async fn dispatch(call: Call, path: &[&str]) -> Outcome {
         ["api", "v1", "telemetry"] => telemetry::http::page(call).await,
         ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call),
         ["api", "v1", "changes"] => twins::http::changes(call).await,
+        ["api", "v1", "overview"] => fleet::http::overview(call).await,
+        ["api", "v1", "devices"] => fleet::http::devices(call).await,
+        ["api", "v1", "devices", d] => fleet::http::device(call, device(d)?).await,
         ["api", "v1", "console", "session"] => console::http::session(&call),
         ["api", "v1", "console", "sessions"] => console::http::sessions(&call),
         ["api", "v1", "console", "sessions", id] => console::http::revoke(&call, id),
@@ -265,6 +269,11 @@ impl Call {
     /// One query parameter.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Every query parameter, in order.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.query.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// One query parameter as a number, or `default`.

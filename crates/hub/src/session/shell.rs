@@ -23,6 +23,7 @@ use super::state::{FeatureMask, SessionState};
 use crate::access::{Access, Proven, refused};
 use crate::connections::Connections;
 use crate::console::shell::Console;
+use crate::fleet::shell::Fleet;
 use crate::methods::shell::Calls;
 use crate::registry::{Entry, Ordinal};
 use crate::storage::reader::Reader;
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) connections: Arc<Connections>,
     pub(crate) calls: Arc<Calls>,
     pub(crate) console: Console,
+    pub(crate) fleet: Fleet,
     pub(crate) budget: Arc<Budget>,
     /// Room for live readers of telemetry.
     pub(crate) streams: Arc<Semaphore>,

@@ -194,6 +194,19 @@ fn bytes_of(identity: usize, body: usize) -> u64 {
     ROW_BYTES + identity as u64 + body as u64
 }
 
+/// A row of `seq, at, kind, identity, version, cause, body`.
+pub(crate) fn to_change(row: &rusqlite::Row<'_>) -> rusqlite::Result<ReadChange> {
+    Ok(ReadChange {
+        seq: row.get::<_, i64>(0)?.cast_unsigned(),
+        at: WallTime(row.get(1)?),
+        kind: row.get(2)?,
+        identity: row.get(3)?,
+        version: row.get::<_, i64>(4)?.cast_unsigned(),
+        cause: row.get(5)?,
+        body: row.get(6)?,
+    })
+}
+
 /// Up to `max` changes after `from`.
 pub(crate) fn read(db: &Connection, from: u64, max: u32) -> rusqlite::Result<FeedPage> {
     let mut select = db.prepare_cached(
@@ -201,17 +214,7 @@ pub(crate) fn read(db: &Connection, from: u64, max: u32) -> rusqlite::Result<Fee
          WHERE shard = ? AND seq > ? ORDER BY seq LIMIT ?",
     )?;
     let changes = select
-        .query_map((SHARD, from.cast_signed(), max), |row| {
-            Ok(ReadChange {
-                seq: row.get::<_, i64>(0)?.cast_unsigned(),
-                at: WallTime(row.get(1)?),
-                kind: row.get(2)?,
-                identity: row.get(3)?,
-                version: row.get::<_, i64>(4)?.cast_unsigned(),
-                cause: row.get(5)?,
-                body: row.get(6)?,
-            })
-        })?
+        .query_map((SHARD, from.cast_signed(), max), to_change)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let kept = super::schema::number(db, "feed_head")?.unwrap_or(0).cast_unsigned();
     let removed = match changes.first() {

@@ -1,9 +1,10 @@
 //! Telemetry on its way into the journal and out of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use api::fleet::Ingest;
 use bytes::Bytes;
 use journal::disk::Disk;
 use journal::log::{
@@ -19,6 +20,7 @@ use tracing::{error, warn};
 
 use super::partition_of;
 use crate::OpenHubError;
+use crate::fleet::rates::Rates;
 use crate::settings::Settings;
 use crate::storage::writer::{Reply, pair, settle};
 
@@ -33,6 +35,7 @@ pub(crate) struct Telemetry {
     reader: Arc<Reader>,
     pub(crate) partitions: u16,
     accepted: Arc<AtomicU64>,
+    rates: Arc<Mutex<Rates>>,
     /// Raised after every commit; live readers follow it.
     commits: watch::Sender<u64>,
     finished: watch::Receiver<bool>,
@@ -66,6 +69,7 @@ impl Telemetry {
             reader,
             partitions: settings.partitions,
             accepted: Arc::new(AtomicU64::new(0)),
+            rates: Arc::default(),
             commits: watch::Sender::new(0),
             finished,
         })
@@ -83,10 +87,14 @@ impl Telemetry {
         let count = records.len() as u64;
         let accepted = Arc::clone(&self.accepted);
         let commits = self.commits.clone();
+        let (rates, clock) = (Arc::clone(&self.rates), Arc::clone(&self.world.clock));
         let callback = move |result: &Result<Committed, CommitError>| {
             let result = result.as_ref().copied().map(accepted_by).map_err(refuse);
             if result.is_ok() {
                 accepted.fetch_add(count, Ordering::Relaxed);
+                let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
+                rates.handle_messages(count, clock.now().tick);
+                drop(rates);
                 commits.send_modify(|commit| *commit += 1);
             }
             // Nobody may be waiting any more; the messages stand all the same.
@@ -112,6 +120,11 @@ impl Telemetry {
     /// Messages taken since the start.
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Messages taken over time.
+    pub(crate) fn series(&self, now: Now) -> Ingest {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).series(now)
     }
 
     /// Follows commits.

@@ -1,0 +1,179 @@
+//! Bounded looks over many identities.
+
+use model::id::DeviceId;
+use model::time::WallTime;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+use serde_json::{Map, Value};
+
+use super::feed::{ReadChange, SHARD};
+use crate::fleet::count::Counted;
+use crate::registry::{Etag, Ordinal};
+
+/// Most identities that one look counts.
+pub(crate) const SLICE_ROWS_MAX: u32 = 20_000;
+/// Most bytes of agents' reports that one look parses.
+const SLICE_REPORT_BYTES_MAX: usize = 2 << 20;
+/// Most devices that one look of a search examines.
+pub(crate) const SEARCH_ROWS_MAX: u32 = 20_000;
+/// Most twins that one look of a search reads for their tags.
+pub(crate) const SEARCH_TWINS_MAX: u32 = 5000;
+
+/// Hands the identities after `after` to `count`, as many as one look may. Gives the last one,
+/// or `None` when nothing came after it.
+pub(crate) fn slice(
+    db: &Connection,
+    after: Ordinal,
+    mut count: impl FnMut(&Counted),
+) -> rusqlite::Result<Option<Ordinal>> {
+    let mut select = db.prepare_cached(
+        "SELECT i.ord, i.module, i.enabled, i.iot_edge, a.last_activity, i.device, \
+         CASE i.module WHEN '$edgeAgent' \
+         THEN (SELECT t.reported FROM twin t WHERE t.ord = i.ord) END \
+         FROM identity i LEFT JOIN activity a ON a.ord = i.ord \
+         WHERE i.ord > ? ORDER BY i.ord LIMIT ?",
+    )?;
+    let mut rows = select.query((after.0, SLICE_ROWS_MAX))?;
+    let (mut last, mut bytes, mut seen) = (None, 0, 0);
+    while let Some(row) = rows.next()? {
+        let ord = Ordinal(row.get(0)?);
+        let report = row.get_ref(6)?.as_str_or_null()?;
+        bytes += report.map_or(0, str::len);
+        count(&counted(row, ord, report)?);
+        last = Some(ord);
+        seen += 1;
+        if bytes > SLICE_REPORT_BYTES_MAX {
+            return Ok(last);
+        }
+    }
+    Ok(last.filter(|_| seen >= SLICE_ROWS_MAX))
+}
+
+fn counted(row: &Row<'_>, ord: Ordinal, report: Option<&str>) -> rusqlite::Result<Counted> {
+    if row.get_ref(1)?.as_str()?.is_empty() {
+        let last: Option<i64> = row.get(4)?;
+        return Ok(Counted::Device {
+            ord,
+            enabled: row.get(2)?,
+            iot_edge: row.get(3)?,
+            last_activity: last.map_or(WallTime::UNSET, WallTime),
+        });
+    }
+    let Some(text) = report else { return Ok(Counted::Other) };
+    let reported: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    Ok(Counted::Agent { device: row.get(5)?, reported })
+}
+
+/// A device as a search sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct FoundDevice {
+    pub(crate) ord: Ordinal,
+    pub(crate) id: String,
+    pub(crate) enabled: bool,
+    pub(crate) status_reason: Option<String>,
+    pub(crate) iot_edge: bool,
+    pub(crate) last_activity: WallTime,
+}
+
+const FOUND: &str = "SELECT i.ord, i.device, i.enabled, i.status_reason, i.iot_edge, \
+    a.last_activity FROM identity i LEFT JOIN activity a ON a.ord = i.ord \
+    WHERE i.module = ''";
+
+/// What became of one device of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Examined {
+    /// Go on with the next.
+    GoOn,
+    /// The page is full or the look has cost enough.
+    Stop,
+}
+
+/// Hands the devices after `after` to `examine`, by id, until it says stop. Gives how many were
+/// examined, and the id of the last one unless the end was reached.
+pub(crate) fn scan_devices(
+    db: &Connection,
+    after: &str,
+    mut examine: impl FnMut(&Connection, FoundDevice) -> rusqlite::Result<Examined>,
+) -> rusqlite::Result<(u64, Option<String>)> {
+    let sql = format!("{FOUND} AND i.device > ? ORDER BY i.device LIMIT ?");
+    let mut select = db.prepare_cached(&sql)?;
+    let mut rows = select.query((after, SEARCH_ROWS_MAX))?;
+    let (mut scanned, mut last) = (0, None);
+    while let Some(row) = rows.next()? {
+        let device = found(row)?;
+        let id = device.id.clone();
+        scanned += 1;
+        if examine(db, device)? == Examined::Stop {
+            return Ok((scanned, Some(id)));
+        }
+        last = Some(id);
+    }
+    Ok((scanned, last.filter(|_| scanned >= u64::from(SEARCH_ROWS_MAX))))
+}
+
+/// One device.
+pub(crate) fn find_device(db: &Connection, id: &str) -> rusqlite::Result<Option<FoundDevice>> {
+    let sql = format!("{FOUND} AND i.device = ?");
+    db.prepare_cached(&sql)?.query_row([id], found).optional()
+}
+
+fn found(row: &Row<'_>) -> rusqlite::Result<FoundDevice> {
+    let last: Option<i64> = row.get(5)?;
+    Ok(FoundDevice {
+        ord: Ordinal(row.get(0)?),
+        id: row.get(1)?,
+        enabled: row.get(2)?,
+        status_reason: row.get(3)?,
+        iot_edge: row.get(4)?,
+        last_activity: last.map_or(WallTime::UNSET, WallTime),
+    })
+}
+
+/// The tags of `ord`.
+pub(crate) fn tags(db: &Connection, ord: Ordinal) -> rusqlite::Result<Map<String, Value>> {
+    let text: Option<String> = db
+        .prepare_cached("SELECT tags FROM twin WHERE ord = ?")?
+        .query_row([ord.0], |row| row.get(0))
+        .optional()?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+/// The versions of one twin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TwinVersions {
+    pub(crate) etag: Etag,
+    pub(crate) version: u64,
+    pub(crate) desired: u64,
+    pub(crate) reported: u64,
+}
+
+/// A device's own twin first, then its modules', by name; each with its ordinal.
+pub(crate) fn twin_versions(
+    db: &Connection,
+    device: &DeviceId,
+) -> rusqlite::Result<Vec<(Ordinal, String, TwinVersions)>> {
+    let mut select = db.prepare_cached(
+        "SELECT i.ord, i.module, t.etag, t.version, t.desired_version, t.reported_version \
+         FROM identity i JOIN twin t ON t.ord = i.ord WHERE i.device = ? ORDER BY i.module",
+    )?;
+    let rows = select.query_map([device.as_str()], |row| {
+        let number = |at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        let versions = TwinVersions {
+            etag: Etag(number(2)?),
+            version: number(3)?,
+            desired: number(4)?,
+            reported: number(5)?,
+        };
+        Ok((Ordinal(row.get(0)?), row.get(1)?, versions))
+    })?;
+    rows.collect()
+}
+
+/// The newest changes, newest first.
+pub(crate) fn newest_changes(db: &Connection, max: u32) -> rusqlite::Result<Vec<ReadChange>> {
+    let mut select = db.prepare_cached(
+        "SELECT seq, at, kind, identity, version, cause, '' FROM change \
+         WHERE shard = ? ORDER BY seq DESC LIMIT ?",
+    )?;
+    let rows = select.query_map((SHARD, max), super::feed::to_change)?;
+    rows.collect()
+}
