@@ -197,6 +197,7 @@ impl Edge {
             store: kept.store.clone(),
             stopped: stopped.clone(),
             ups: watch::Sender::new(0),
+            doubts: watch::Sender::new(0),
         };
         let links = Arc::new(Links::new(link_parts, kept.copies));
         let [agent_name, hub_name] = system_modules();
@@ -239,6 +240,7 @@ impl Edge {
             last_good: kept.last_good.remove(&agent_name),
             histories: kept.histories,
             ups: links.ups(),
+            doubts: links.doubts(),
             stopped,
         });
         secrets.agent.set(Arc::downgrade(&agent)).expect("set only here");

@@ -70,9 +70,9 @@ impl Store for Queue {
 /// How much may wait for the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntakeLimits {
-    /// Most records waiting.
+    /// Most records waiting; the submission that reaches it may exceed it.
     pub records: usize,
-    /// Most payload bytes waiting; one submission alone may exceed it.
+    /// Most payload bytes waiting; the submission that reaches it may exceed it.
     pub bytes: usize,
     /// Most commands waiting.
     pub commands: usize,
@@ -156,10 +156,8 @@ impl<S: Store> Intake<S> {
             callback(&Err(CommitError::Closed));
             return Ok(());
         }
-        let empty = waiting.records == 0;
-        let fits = waiting.records + records.len() <= waiting.limits.records
-            && waiting.bytes + bytes <= waiting.limits.bytes;
-        if !(fits || empty) {
+        // As `poll_ready` asks, so that whoever was told to come finds room, whatever the size.
+        if waiting.records >= waiting.limits.records || waiting.bytes >= waiting.limits.bytes {
             return Err(IntakeFull { records, callback });
         }
         waiting.records += records.len();

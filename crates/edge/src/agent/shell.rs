@@ -48,6 +48,8 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the identities are compared with the hub's when nothing changed.
 const IDENTITIES_EVERY: Duration = Duration::from_hours(1);
+/// The shortest time between two looks that are not needed for a change. Source: edge hub.
+const IDENTITIES_APART: Duration = Duration::from_mins(2);
 /// The wait before identities that could not be read are asked for again.
 const IDENTITIES_AGAIN: Duration = Duration::from_secs(5);
 
@@ -67,6 +69,8 @@ pub(crate) struct AgentParts {
     pub(crate) histories: BTreeMap<ModuleName, History>,
     /// Counts how often the hub came back.
     pub(crate) ups: watch::Receiver<u64>,
+    /// Counts signs that the hub's identities are others than those known here.
+    pub(crate) doubts: watch::Receiver<u64>,
     pub(crate) stopped: watch::Receiver<bool>,
 }
 
@@ -95,6 +99,8 @@ struct AgentState {
     facts: BTreeMap<ModuleName, ModuleFacts>,
     engine: Option<String>,
     identities_at: Tick,
+    /// When they were compared last.
+    identities_seen: Tick,
     /// Modules whose workload sockets are open.
     doors: BTreeSet<ModuleName>,
 }
@@ -112,6 +118,7 @@ impl Agent {
             facts: BTreeMap::new(),
             engine: None,
             identities_at: Tick(0),
+            identities_seen: Tick(0),
             doors: BTreeSet::new(),
         };
         if let Some((desired, version)) = parts.last_good {
@@ -140,7 +147,7 @@ impl Agent {
         let owner: Weak<dyn Owner> = Arc::<Self>::downgrade(&agent);
         agent.link.set_owner(owner);
         agent.link.set_methods(true);
-        agent.world.spawn(run(Arc::clone(&agent), parts.ups, parts.stopped));
+        agent.world.spawn(run(Arc::clone(&agent), (parts.ups, parts.doubts), parts.stopped));
         agent
     }
 
@@ -256,7 +263,17 @@ impl Agent {
                 IDENTITIES_AGAIN
             }
         };
-        self.state().identities_at = self.world.now().tick.after(next);
+        let now = self.world.now().tick;
+        let mut state = self.state();
+        state.identities_at = now.after(next);
+        state.identities_seen = now;
+    }
+
+    /// Somebody was not proven, here or at the hub: looks again soon, but not too often.
+    fn doubt(&self) {
+        let mut state = self.state();
+        state.identities_at =
+            state.identities_at.min(state.identities_seen.after(IDENTITIES_APART));
     }
 
     /// One pass; gives when to look again at the latest.
@@ -588,7 +605,11 @@ impl Owner for Agent {
     }
 }
 
-async fn run(agent: Arc<Agent>, mut ups: watch::Receiver<u64>, mut stopped: watch::Receiver<bool>) {
+async fn run(
+    agent: Arc<Agent>,
+    (mut ups, mut doubts): (watch::Receiver<u64>, watch::Receiver<u64>),
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut desired = agent.link.desired_versions();
     let mut device = agent.identities.device_link().sessions();
     let runtime = Arc::clone(&agent.runtime);
@@ -610,6 +631,7 @@ async fn run(agent: Arc<Agent>, mut ups: watch::Receiver<u64>, mut stopped: watc
             () = agent.wake.notified() => {}
             Ok(()) = desired.changed() => {}
             Ok(()) = ups.changed() => {}
+            Ok(()) = doubts.changed() => agent.doubt(),
             () = tokio::time::sleep(wake) => {}
         }
     }

@@ -26,6 +26,9 @@ pub const FETCH_RECORDS: usize = 256;
 pub const FETCH_BYTES: usize = 1024 * 1024;
 /// Most records in flight, those of blocked senders included.
 pub const IN_FLIGHT_MAX: usize = 768;
+/// Nothing more is fetched while so many bytes are in flight: on a slow line all of it must
+/// arrive before its deadline, or it is sent again for ever. One fetch may exceed it.
+pub const IN_FLIGHT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,7 @@ pub struct Pump {
     failures: u32,
     paused_until: Option<Tick>,
     in_flight: usize,
+    in_flight_bytes: usize,
     has_work: bool,
     is_stopped: bool,
 }
@@ -73,9 +77,10 @@ impl Pump {
         self.has_work = true;
     }
 
-    /// The queue gave `count` records; 0 means it is empty.
-    pub fn handle_fetched(&mut self, count: usize) {
+    /// The queue gave `count` records of `bytes` together; 0 means it is empty.
+    pub fn handle_fetched(&mut self, count: usize, bytes: usize) {
         self.in_flight += count;
+        self.in_flight_bytes += bytes;
         self.has_work = count > 0;
     }
 
@@ -84,11 +89,11 @@ impl Pump {
         !self.blocked.contains(sender)
     }
 
-    /// A record of `sender` was answered; `refusal` is what it was refused for.
+    /// A record of `sender`, of `bytes`, was answered; `refusal` is what it was refused for.
     /// `chance` spreads the pauses of many devices.
     pub fn handle_answer(
         &mut self,
-        sender: &IdentityId,
+        (sender, bytes): (&IdentityId, usize),
         refusal: Option<RefusalKind>,
         now: Now,
         chance: u64,
@@ -97,7 +102,7 @@ impl Pump {
         match fate {
             Fate::Arrived | Fate::Poison => {
                 // A late success says nothing about a sender that failed meanwhile.
-                self.in_flight = self.in_flight.saturating_sub(1);
+                self.handle_given_up(1, bytes);
                 if self.blocked.is_empty() {
                     self.failures = 0;
                 }
@@ -113,9 +118,10 @@ impl Pump {
         fate
     }
 
-    /// `count` records in flight were given up without being sent.
-    pub fn handle_given_up(&mut self, count: usize) {
+    /// `count` records in flight, of `bytes` together, are so no more.
+    pub fn handle_given_up(&mut self, count: usize, bytes: usize) {
         self.in_flight = self.in_flight.saturating_sub(count);
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
     }
 
     /// Everything in flight was taken back.
@@ -123,6 +129,7 @@ impl Pump {
         self.blocked.clear();
         self.paused_until = None;
         self.in_flight = 0;
+        self.in_flight_bytes = 0;
         self.has_work = true;
     }
 
@@ -147,7 +154,8 @@ impl Pump {
             return Step::Rewind;
         }
         let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight).min(FETCH_RECORDS);
-        match (self.has_work && room > 0, self.paused_until) {
+        let has_room = room > 0 && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
+        match (self.has_work && has_room, self.paused_until) {
             (true, _) => Step::Fetch(room),
             (false, Some(until)) => Step::WaitUntil(until),
             (false, None) => Step::Wait,

@@ -207,15 +207,10 @@ impl Core {
         access.modules.get(module).cloned()
     }
 
-    /// These are the modules from now on. Whoever is gone or has another generation is closed.
+    /// These are the modules from now on. Whoever is gone or has other keys is closed.
     pub(crate) fn set_modules(&self, modules: BTreeMap<ModuleName, ModuleKeys>) {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-        let same = |name: &ModuleName| {
-            let generation = |all: &BTreeMap<ModuleName, ModuleKeys>| {
-                all.get(name).map(|keys| keys.generation_id.clone())
-            };
-            generation(&access.modules) == generation(&modules)
-        };
+        let same = |name: &ModuleName| access.modules.get(name) == modules.get(name);
         let revoked: Vec<_> = access.modules.keys().filter(|name| !same(name)).cloned().collect();
         access.modules = modules;
         drop(access);
@@ -226,20 +221,23 @@ impl Core {
         }
     }
 
-    /// Keeps the subscriptions of `module`.
+    /// Keeps the subscriptions of `module`; none forgets that it ever had a session.
     pub(crate) async fn keep_features(
         &self,
         module: &ModuleName,
-        features: FeatureSet,
+        features: Option<FeatureSet>,
     ) -> Result<(), Refusal> {
-        let fact = tables::from_features(&features);
-        let kept = self.store.save(Area::Sessions, module.as_str(), move || Some(fact)).await;
+        let fact = features.as_ref().map(tables::from_features);
+        let kept = self.store.save(Area::Sessions, module.as_str(), move || fact).await;
         kept.map_err(|error| {
             error!(%error, module_id = %module, "subscriptions not kept");
             Refusal::new(RefusalKind::Unavailable, "the subscription could not be kept")
         })?;
         let mut all = self.features.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(module.clone(), features);
+        match features {
+            Some(features) => drop(all.insert(module.clone(), features)),
+            None => drop(all.remove(module)),
+        }
         Ok(())
     }
 
@@ -381,7 +379,8 @@ impl Core {
     }
 
     async fn open(self: Arc<Self>, claim: Claim, link: LinkKind) -> Result<Opened, Refusal> {
-        let proven = self.prove(&claim)?;
+        // Who is not known yet may have been made at the hub a moment ago.
+        let proven = self.prove(&claim).inspect_err(|_| self.links.doubt())?;
         let module = proven.identity.module_name().ok_or_else(|| {
             Refusal::new(RefusalKind::Unauthenticated, "only modules connect to this router")
         })?;
@@ -404,10 +403,11 @@ impl Core {
         let resumed = persisted.is_some() && !clean;
         let features = persisted.filter(|_| !clean).unwrap_or_default();
         if !resumed {
-            self.keep_features(&module, features.clone()).await?;
+            let kept = (!clean).then(|| features.clone());
+            self.keep_features(&module, kept).await?;
         }
         let valid_until = proven.valid_until;
-        let session = self.replace(&upstream, proven, &module, features.clone());
+        let session = self.replace(&upstream, proven, (&module, clean), features.clone());
         self.rewind_inputs(&module).await;
         session.handle_work();
         Ok(Opened { session, resumed, features, valid_until: Some(valid_until) })
@@ -417,7 +417,7 @@ impl Core {
         self: &Arc<Self>,
         upstream: &Arc<Link>,
         proven: Proven,
-        module: &ModuleName,
+        (module, is_clean): (&ModuleName, bool),
         features: FeatureSet,
     ) -> Arc<ModuleSession> {
         let mut sessions = self.sessions();
@@ -431,7 +431,7 @@ impl Core {
             Arc::clone(self),
             Arc::clone(upstream),
             proven,
-            module.clone(),
+            (module.clone(), is_clean),
             features,
             epoch,
         );

@@ -15,8 +15,8 @@ use model::twin::pending::PendingPatches;
 use model::twin::slot::DesiredChange;
 use model::twin::{TwinDocument, TwinPatch, Version};
 use model::waist::{
-    Answer, Claim, Credit, DeviceApi, DeviceEvent, DeviceRequest, DeviceSession, Leave, LinkKind,
-    Opened, ask,
+    Answer, Claim, CloseReason, Credit, DeviceApi, DeviceEvent, DeviceRequest, DeviceSession,
+    Leave, LinkKind, Opened, ask,
 };
 use model::world::World;
 use tokio::sync::{Notify, oneshot, watch};
@@ -56,6 +56,8 @@ pub(crate) struct LinkParts {
     pub(crate) stopped: watch::Receiver<bool>,
     /// Counts how often any link came up.
     pub(crate) ups: watch::Sender<u64>,
+    /// Counts signs that the hub's identities are others than those known here.
+    pub(crate) doubts: watch::Sender<u64>,
 }
 
 /// The links of this device, by identity.
@@ -90,6 +92,16 @@ impl Links {
     /// Follows how often any link came up.
     pub(crate) fn ups(&self) -> watch::Receiver<u64> {
         self.parts.ups.subscribe()
+    }
+
+    /// Follows the signs that the hub's identities are others than those known here.
+    pub(crate) fn doubts(&self) -> watch::Receiver<u64> {
+        self.parts.doubts.subscribe()
+    }
+
+    /// Somebody was not proven who might be by now.
+    pub(crate) fn doubt(&self) {
+        self.parts.doubts.send_modify(|count| *count += 1);
     }
 
     /// Ends the link of `identity` and forgets its twin.
@@ -212,7 +224,7 @@ impl Link {
 
     /// The twin for its owner: from the hub if it answers soon, else the copy.
     pub(crate) async fn read(&self) -> Result<TwinDocument, Refusal> {
-        let refusal = match self.session() {
+        let refusal = match self.session_for_read().await {
             Some(session) => match self.ask(&*session, DeviceRequest::ReadTwin, READ_WAIT).await {
                 Ok(Answer::Twin(read)) => {
                     self.handle_read(*read).await;
@@ -224,6 +236,16 @@ impl Link {
             None => away(),
         };
         self.view().ok_or(refusal)
+    }
+
+    /// The open session; who has no copy waits for the first one.
+    async fn session_for_read(&self) -> Option<Arc<dyn DeviceSession>> {
+        if self.session().is_none() && self.view().is_none() {
+            let mut sessions = self.sessions();
+            // It may not come; then there is nothing to read.
+            tokio::time::timeout(READ_WAIT, sessions.wait_for(Option::is_some)).await.ok();
+        }
+        self.session()
     }
 
     /// Reports for its owner: durable here when it returns, pushed as soon as the hub is there.
@@ -322,6 +344,9 @@ impl Link {
             Ok(Ok(opened)) => opened,
             Ok(Err(refusal)) => {
                 debug!(identity = %self.identity, %refusal, "not connected");
+                if refusal.kind == RefusalKind::Unauthenticated {
+                    self.parts.doubts.send_modify(|count| *count += 1);
+                }
                 return Over::Again;
             }
             Err(_) => return Over::Again,
@@ -441,6 +466,9 @@ impl Link {
                 None => {}
                 Some(DeviceEvent::Closed(reason)) => {
                     info!(identity = %self.identity, ?reason, "the hub is away");
+                    if reason == CloseReason::Revoked {
+                        self.parts.doubts.send_modify(|count| *count += 1);
+                    }
                     return Over::Again;
                 }
                 Some(event) => self.handle_event(session, event).await,

@@ -13,9 +13,9 @@ use super::Bench;
 
 /// Answers come one by one in order, one bad message harms no neighbour, and the cloud reads
 /// what was accepted, in order, with its sender proven.
-pub async fn telemetry_is_accepted_in_order(bench: &Bench) {
-    let device = bench.device("telemetry").await;
-    let opened = bench.open(&device, true).await;
+pub(super) async fn telemetry_is_accepted_in_order(bench: &Bench) {
+    let identity = bench.identity("telemetry").await;
+    let opened = bench.open(&identity, true).await;
     let message = |body: Bytes| Message {
         body,
         properties: PropertyBag(Bytes::from_static(b"kind=test")),
@@ -37,20 +37,21 @@ pub async fn telemetry_is_accepted_in_order(bench: &Bench) {
         }
         assert_eq!(answers.next().await, None, "no more answers than requests");
     }
-    let read = bench.cloud.telemetry(device.clone()).await;
+    let read = bench.cloud.telemetry(identity.clone()).await;
     let expected = (0..3).flat_map(|batch| (0..10).map(move |at| format!("{batch}-{at}")));
     let bodies: Vec<_> = read.iter().map(|m| String::from_utf8_lossy(&m.body)).collect();
     assert_eq!(bodies, expected.collect::<Vec<_>>());
     for message in read {
-        assert_eq!(message.system.connection_device_id.as_deref(), Some(device.device_str()));
+        assert_eq!(message.system.connection_device_id.as_deref(), Some(identity.device_str()));
+        assert_eq!(message.system.connection_module_id.as_deref(), identity.module_str());
         assert_eq!(message.properties.get("kind").as_deref(), Some("test"));
     }
 }
 
 /// A session takes only so much at once; what it gives back is whole and fits later.
-pub async fn a_full_session_gives_the_batch_back(bench: &Bench) {
-    let device = bench.device("full").await;
-    let opened = bench.open(&device, true).await;
+pub(super) async fn a_full_session_gives_the_batch_back(bench: &Bench) {
+    let identity = bench.identity("full").await;
+    let opened = bench.open(&identity, true).await;
     let batch = || {
         let body = Bytes::from(vec![b'x'; 64 * 1024]);
         let message = Message { body, ..Message::default() };
@@ -68,20 +69,20 @@ pub async fn a_full_session_gives_the_batch_back(bench: &Bench) {
     let ready = std::future::poll_fn(|cx| opened.session.poll_ready(cx));
     tokio::time::timeout(super::PATIENCE, ready).await.expect("room comes again");
     let again = opened.session.submit(back, bench.deadline());
-    accepted.push(again.expect("there is room after poll_ready"));
+    accepted.push(again.unwrap_or_else(|_| unreachable!("there is room after poll_ready")));
     let sent = accepted.len() * 8;
     for mut answers in accepted {
         while let Some(answer) = answers.next().await {
             assert_eq!(answer, Ok(Answer::Accepted));
         }
     }
-    assert_eq!(bench.cloud.telemetry(device).await.len(), sent);
+    assert_eq!(bench.cloud.telemetry(identity).await.len(), sent);
 }
 
 /// Offline and unsubscribed are refused at once; an answer finds its caller; silence ends in
 /// a time-out; a caller may wait for the device to come.
-pub async fn methods_are_called_and_answered(bench: &Bench) {
-    let device = bench.device("methods").await;
+pub(super) async fn methods_are_called_and_answered(bench: &Bench) {
+    let identity = bench.identity("methods").await;
     let request = |connect_timeout| MethodRequest {
         name: "reboot".to_owned(),
         payload: Bytes::from_static(b"{\"when\":1}"),
@@ -89,13 +90,13 @@ pub async fn methods_are_called_and_answered(bench: &Bench) {
         connect_timeout,
     };
     let now = request(Duration::ZERO);
-    let offline = bench.cloud.invoke(device.clone(), now.clone()).await;
+    let offline = bench.cloud.invoke(identity.clone(), now.clone()).await;
     assert_eq!(offline.expect_err("nobody is there").kind, RefusalKind::TargetOffline);
-    let opened = bench.open(&device, true).await;
-    let deaf = bench.cloud.invoke(device.clone(), now.clone()).await;
+    let opened = bench.open(&identity, true).await;
+    let deaf = bench.cloud.invoke(identity.clone(), now.clone()).await;
     assert_eq!(deaf.expect_err("nobody listens").kind, RefusalKind::TargetOffline);
 
-    let waiting = bench.cloud.invoke(device.clone(), request(Duration::from_mins(1)));
+    let waiting = bench.cloud.invoke(identity.clone(), request(Duration::from_mins(1)));
     let listen = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         bench.subscribe(&*opened.session, &[Feature::Methods]).await;
@@ -107,14 +108,10 @@ pub async fn methods_are_called_and_answered(bench: &Bench) {
         let answered = DeviceRequest::AnswerMethod { call, response };
         assert_eq!(bench.ask(&*opened.session, answered).await, Ok(Answer::Accepted));
     };
-    let (result, ()) = futures(waiting, listen).await;
+    let (result, ()) = tokio::join!(waiting, listen);
     let expected = MethodResponse { status: 404, payload: Bytes::from_static(b"[1]") };
     assert_eq!(result, Ok(expected), "the device's own status is a successful call");
 
-    let silent = bench.cloud.invoke(device, now).await;
+    let silent = bench.cloud.invoke(identity, now).await;
     assert_eq!(silent.expect_err("silence").kind, RefusalKind::TargetTimedOut);
-}
-
-async fn futures<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
-    tokio::join!(a, b)
 }

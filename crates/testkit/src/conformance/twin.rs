@@ -2,16 +2,16 @@
 
 use model::feature::Feature;
 use model::refusal::RefusalKind;
-use model::twin::Version;
-use model::waist::{Answer, DeviceEvent, DeviceRequest, Leave};
+use model::twin::{TwinPatch, Version};
+use model::waist::{Answer, DeviceEvent, DeviceRequest, Leave, Opened};
 use serde_json::json;
 
-use super::{Bench, event_now, features, patch};
+use super::{Ability, Bench, METHODS, features, patch};
 
 /// Patches merge, raise the version by one each, and fail whole when a precondition fails.
-pub async fn reported_patches_raise_the_version(bench: &Bench) {
-    let device = bench.device("reported").await;
-    let opened = bench.open(&device, true).await;
+pub(super) async fn reported_patches_raise_the_version(bench: &Bench) {
+    let identity = bench.identity("reported").await;
+    let opened = bench.open(&identity, true).await;
     let send = |value, if_version| DeviceRequest::PatchReported { patch: patch(value), if_version };
     let Ok(Answer::Twin(twin)) = bench.ask(&*opened.session, DeviceRequest::ReadTwin).await else {
         unreachable!("a twin is answered with a twin");
@@ -36,19 +36,19 @@ pub async fn reported_patches_raise_the_version(bench: &Bench) {
 }
 
 /// Changes reach a subscriber; those it has not taken yet become one, nulls kept.
-pub async fn desired_changes_are_told_and_coalesce(bench: &Bench) {
-    let device = bench.device("desired").await;
-    let opened = bench.open(&device, true).await;
-    bench.cloud.patch_desired(device.clone(), patch(json!({"old": 1}))).await;
-    assert_eq!(event_now(&*opened.session), None, "nothing is told without a subscription");
+pub(super) async fn desired_changes_are_told_and_coalesce(bench: &Bench) {
+    let identity = bench.identity("desired").await;
+    let opened = bench.open(&identity, true).await;
+    bench.cloud.patch_desired(identity.clone(), patch(json!({"old": 1}))).await;
+    bench.quiet(&*opened.session, "nothing is told without a subscription").await;
     bench.subscribe(&*opened.session, &[Feature::DesiredChanges]).await;
-    let version = bench.cloud.patch_desired(device.clone(), patch(json!({"a": 1}))).await;
+    let version = bench.cloud.patch_desired(identity.clone(), patch(json!({"a": 1}))).await;
     let event = bench.event(&*opened.session).await;
     assert_eq!(event, DeviceEvent::Desired { patch: patch(json!({"a": 1})), version });
     let changes = [json!({"a": 2, "b": {"x": 1}}), json!({"a": null, "b": {"y": 2}})];
     let mut last = version;
     for change in changes {
-        last = bench.cloud.patch_desired(device.clone(), patch(change)).await;
+        last = bench.cloud.patch_desired(identity.clone(), patch(change)).await;
     }
     assert_eq!(last, Version(version.0 + 2));
     let mut told = patch(json!({}));
@@ -56,55 +56,65 @@ pub async fn desired_changes_are_told_and_coalesce(bench: &Bench) {
         let DeviceEvent::Desired { patch, version } = bench.event(&*opened.session).await else {
             unreachable!("only desired changes are subscribed");
         };
-        merge(&mut told.0, patch.0);
+        told = model::twin::patch::compose(&told.0, &patch.0).map(TwinPatch).expect("one patch");
         if version == last {
             break;
         }
     }
     assert_eq!(told, patch(json!({"a": null, "b": {"x": 1, "y": 2}})));
-    assert_eq!(event_now(&*opened.session), None, "nothing is told twice");
+    bench.quiet(&*opened.session, "nothing is told twice").await;
 }
 
-/// Later patches over earlier ones, one level deep, nulls kept.
-fn merge(
-    into: &mut serde_json::Map<String, serde_json::Value>,
-    patch: serde_json::Map<String, serde_json::Value>,
-) {
-    for (key, value) in patch {
-        match (into.get_mut(&key), value) {
-            (Some(serde_json::Value::Object(held)), serde_json::Value::Object(more)) => {
-                held.extend(more);
-            }
-            (_, value) => drop(into.insert(key, value)),
-        }
-    }
+/// Who merges what it is told loses what a replacement took away.
+pub(super) async fn a_replacement_tells_what_is_gone(bench: &Bench) {
+    let identity = bench.identity("replacement").await;
+    let opened = bench.open(&identity, true).await;
+    bench.subscribe(&*opened.session, &[Feature::DesiredChanges]).await;
+    let first = json!({"gone": 1, "kept": 1, "inside": {"gone": 1, "kept": 1}});
+    bench.cloud.patch_desired(identity.clone(), patch(first.clone())).await;
+    let mut held = first;
+    let DeviceEvent::Desired { .. } = bench.event(&*opened.session).await else {
+        unreachable!("only desired changes are subscribed");
+    };
+    let second = patch(json!({"kept": 1, "inside": {"kept": 2}, "new": []}));
+    let version = bench.cloud.replace_desired(identity, second.clone()).await;
+    let event = bench.event(&*opened.session).await;
+    let DeviceEvent::Desired { patch: told, version: at } = event else {
+        unreachable!("only desired changes are subscribed");
+    };
+    let held = held.as_object_mut().expect("made as an object");
+    model::twin::patch::apply(held, &told.0);
+    assert_eq!((&*held, at), (&second.0, version), "told was {told:?}");
 }
 
 /// Clean = false gives subscriptions back and they still work; clean = true wipes them.
-pub async fn subscriptions_outlive_sessions_until_wiped(bench: &Bench) {
-    let device = bench.device("subscriptions").await;
+pub(super) async fn subscriptions_outlive_sessions_until_wiped(bench: &Bench) {
+    let identity = bench.identity("subscriptions").await;
     let wanted = [Feature::DesiredChanges, Feature::Methods, Feature::TwinAnswers];
-    let first = bench.open(&device, false).await;
-    assert!(!first.resumed && first.features.is_empty(), "nothing persisted yet");
+    let check = |opened: &Opened, resumed: bool, left: &[Feature]| {
+        assert_eq!(opened.resumed, resumed, "whether the session was present");
+        if bench.has(Ability::Features) {
+            assert_eq!(opened.features, features(&identity, left));
+        }
+    };
+    let first = bench.open(&identity, false).await;
+    check(&first, false, &[]);
     bench.subscribe(&*first.session, &wanted).await;
-    let gone = vec!["$iothub/methods/POST/#".into()];
-    let unsubscribed = bench.ask(&*first.session, DeviceRequest::Unsubscribe(gone)).await;
-    assert_eq!(unsubscribed, Ok(Answer::Accepted));
+    let unsubscribe = DeviceRequest::Unsubscribe(vec![METHODS.into()]);
+    assert_eq!(bench.ask(&*first.session, unsubscribe).await, Ok(Answer::Accepted));
     first.session.close(Leave::Lost { will: None });
 
-    let second = bench.open(&device, false).await;
-    assert!(second.resumed, "the session is present");
-    let left = features(&[Feature::DesiredChanges, Feature::TwinAnswers]);
-    assert_eq!(second.features, left);
-    let version = bench.cloud.patch_desired(device.clone(), patch(json!({"n": 1}))).await;
+    let second = bench.open(&identity, false).await;
+    check(&second, true, &[Feature::DesiredChanges, Feature::TwinAnswers]);
+    let version = bench.cloud.patch_desired(identity.clone(), patch(json!({"n": 1}))).await;
     let event = bench.event(&*second.session).await;
     assert_eq!(event, DeviceEvent::Desired { patch: patch(json!({"n": 1})), version });
 
-    let third = bench.open(&device, true).await;
-    assert!(!third.resumed && third.features.is_empty(), "clean = true wipes");
-    bench.cloud.patch_desired(device.clone(), patch(json!({"n": 2}))).await;
-    assert_eq!(event_now(&*third.session), None);
-    drop(third);
-    let fourth = bench.open(&device, false).await;
-    assert!(!fourth.resumed && fourth.features.is_empty(), "what was wiped stays wiped");
+    let third = bench.open(&identity, true).await;
+    check(&third, false, &[]);
+    bench.cloud.patch_desired(identity.clone(), patch(json!({"n": 2}))).await;
+    bench.quiet(&*third.session, "clean = true wipes").await;
+    third.session.close(Leave::Asked);
+    let fourth = bench.open(&identity, false).await;
+    check(&fourth, false, &[]);
 }

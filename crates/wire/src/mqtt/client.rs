@@ -237,6 +237,8 @@ pub struct Session {
     last_packet: u16,
     last_rid: u64,
     last_token: u64,
+    /// The last token of the connection before this one.
+    lost_token: u64,
     last_call: u64,
 }
 
@@ -271,6 +273,7 @@ impl Session {
             last_packet: 0,
             last_rid: 0,
             last_token: 0,
+            lost_token: 0,
             last_call: 0,
         }
     }
@@ -340,6 +343,7 @@ impl Session {
         self.needed = 0;
         self.output = BytesMut::new();
         self.held = Vec::new();
+        self.lost_token = self.last_token;
         self.calls = VecDeque::new();
         self.twin_path = TwinPath::Unknown;
         let mut again = VecDeque::new();

@@ -34,6 +34,7 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 struct Place {
     lane: LaneId,
     position: Position,
+    bytes: usize,
 }
 
 /// What became of the records of one batch.
@@ -94,10 +95,11 @@ impl Sending {
         });
         match found.await {
             Some(Ok(Some(delivery))) => {
-                self.pump.handle_fetched(delivery.records.len());
+                let bytes = delivery.records.iter().map(|record| record.payload.len()).sum();
+                self.pump.handle_fetched(delivery.records.len(), bytes);
                 self.send(delivery).await;
             }
-            Some(Ok(None)) => self.pump.handle_fetched(0),
+            Some(Ok(None)) => self.pump.handle_fetched(0, 0),
             Some(Err(error)) => {
                 warn!(%error, endpoint = UPSTREAM, "journal not read");
                 tokio::time::sleep(READ_PAUSE).await;
@@ -124,7 +126,8 @@ impl Sending {
         let mut senders: BTreeMap<IdentityId, Vec<(Place, Message)>> = BTreeMap::new();
         let mut lost = Vec::new();
         for stored in delivery.records {
-            let place = Place { lane, position: stored.position };
+            let bytes = stored.payload.len();
+            let place = Place { lane, position: stored.position, bytes };
             match record::decode(stored.payload) {
                 Ok((sender, message)) => {
                     senders.entry(sender).or_default().push((place, message));
@@ -181,7 +184,7 @@ impl Sending {
         let Some(completion) = accepted else {
             let now = world.now();
             let refusal = Some(RefusalKind::Unavailable);
-            self.pump.handle_answer(sender, refusal, now, world.random.number());
+            self.pump.handle_answer((sender, 0), refusal, now, world.random.number());
             return;
         };
         let sender = sender.clone();
@@ -193,7 +196,8 @@ impl Sending {
         if places.is_empty() {
             return;
         }
-        self.pump.handle_given_up(places.len());
+        let bytes = places.iter().map(|place| place.bytes).sum();
+        self.pump.handle_given_up(places.len(), bytes);
         self.acknowledge(places).await;
     }
 
@@ -203,7 +207,7 @@ impl Sending {
         let (mut arrived, mut poison) = (0, 0);
         for (place, refusal) in each {
             let (now, chance) = (self.core.world.now(), self.core.world.random.number());
-            match self.pump.handle_answer(&sender, refusal, now, chance) {
+            match self.pump.handle_answer((&sender, place.bytes), refusal, now, chance) {
                 Fate::Arrived => {
                     arrived += 1;
                     done.push(place);

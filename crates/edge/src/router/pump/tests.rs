@@ -16,7 +16,7 @@ fn id(name: &str) -> IdentityId {
 fn an_empty_queue_means_waiting_for_work() {
     let mut pump = Pump::new();
     assert_eq!(pump.poll(at(0)), Step::Fetch(FETCH_RECORDS));
-    pump.handle_fetched(0);
+    pump.handle_fetched(0, 0);
     assert_eq!(pump.poll(at(0)), Step::Wait);
     pump.handle_work();
     assert_eq!(pump.poll(at(0)), Step::Fetch(FETCH_RECORDS));
@@ -27,11 +27,20 @@ fn the_window_is_bounded_and_answers_open_it() {
     let mut pump = Pump::new();
     for _ in 0..3 {
         assert_eq!(pump.poll(at(0)), Step::Fetch(256));
-        pump.handle_fetched(256);
+        pump.handle_fetched(256, 256);
     }
     assert_eq!(pump.poll(at(0)), Step::Wait);
-    assert_eq!(pump.handle_answer(&id("a"), None, at(0), 0), Fate::Arrived);
+    assert_eq!(pump.handle_answer((&id("a"), 1), None, at(0), 0), Fate::Arrived);
     assert_eq!(pump.poll(at(0)), Step::Fetch(1));
+}
+
+#[test]
+fn the_window_is_bounded_in_bytes_too() {
+    let mut pump = Pump::new();
+    pump.handle_fetched(1, IN_FLIGHT_BYTES_MAX);
+    assert_eq!(pump.poll(at(0)), Step::Wait);
+    pump.handle_answer((&id("a"), 1), None, at(0), 0);
+    assert_eq!(pump.poll(at(0)), Step::Fetch(FETCH_RECORDS));
 }
 
 #[test]
@@ -39,30 +48,30 @@ fn a_failure_blocks_its_sender_only_and_pauses_grow_to_a_limit() {
     let mut pump = Pump::new();
     let mut now = 0;
     for seconds in [1, 2, 4, 8, 16, 20, 20] {
-        pump.handle_fetched(1);
-        let fate = pump.handle_answer(&id("a"), Some(RefusalKind::Unavailable), at(now), 0);
+        pump.handle_fetched(1, 1);
+        let fate = pump.handle_answer((&id("a"), 1), Some(RefusalKind::Unavailable), at(now), 0);
         assert_eq!(fate, Fate::Again);
         assert!(!pump.may_send(&id("a")) && pump.may_send(&id("b")));
-        pump.handle_fetched(0);
+        pump.handle_fetched(0, 0);
         assert_eq!(pump.poll(at(now)), Step::WaitUntil(at(now + seconds).tick));
         now += seconds;
         assert_eq!(pump.poll(at(now)), Step::Rewind);
         pump.handle_rewound();
         assert!(pump.may_send(&id("a")));
     }
-    pump.handle_fetched(1);
-    pump.handle_answer(&id("a"), None, at(now), 0);
-    pump.handle_fetched(1);
-    pump.handle_answer(&id("a"), Some(RefusalKind::TimedOut), at(now), 0);
-    pump.handle_fetched(0);
+    pump.handle_fetched(1, 1);
+    pump.handle_answer((&id("a"), 1), None, at(now), 0);
+    pump.handle_fetched(1, 1);
+    pump.handle_answer((&id("a"), 1), Some(RefusalKind::TimedOut), at(now), 0);
+    pump.handle_fetched(0, 0);
     assert_eq!(pump.poll(at(now)), Step::WaitUntil(at(now + 1).tick), "success forgets failures");
 }
 
 #[test]
 fn a_message_that_will_never_be_accepted_is_done_with() {
     let mut pump = Pump::new();
-    pump.handle_fetched(1);
-    let fate = pump.handle_answer(&id("a"), Some(RefusalKind::TooLarge), at(0), 0);
+    pump.handle_fetched(1, 1);
+    let fate = pump.handle_answer((&id("a"), 1), Some(RefusalKind::TooLarge), at(0), 0);
     assert_eq!(fate, Fate::Poison);
     assert!(pump.may_send(&id("a")));
 }
@@ -70,8 +79,8 @@ fn a_message_that_will_never_be_accepted_is_done_with() {
 #[test]
 fn an_upstream_that_is_back_ends_the_pause() {
     let mut pump = Pump::new();
-    pump.handle_fetched(1);
-    pump.handle_answer(&id("a"), Some(RefusalKind::Unavailable), at(0), 0);
+    pump.handle_fetched(1, 1);
+    pump.handle_answer((&id("a"), 1), Some(RefusalKind::Unavailable), at(0), 0);
     pump.handle_upstream_back(at(0));
     assert_eq!(pump.poll(at(0)), Step::Rewind);
 }
@@ -103,14 +112,14 @@ proptest! {
             match pump.poll(now) {
                 Step::Fetch(room) => {
                     let batch: Vec<_> = queue.drain(..room.min(queue.len()).min(7)).collect();
-                    pump.handle_fetched(batch.len());
+                    pump.handle_fetched(batch.len(), batch.len());
                     in_flight.extend(batch.iter().cloned());
                     for (position, sender) in batch {
                         if !pump.may_send(&sender) {
                             continue;
                         }
                         let refusal = (fails.next() == Some(0)).then_some(RefusalKind::Unavailable);
-                        if pump.handle_answer(&sender, refusal, now, 0) != Fate::Again {
+                        if pump.handle_answer((&sender, 1), refusal, now, 0) != Fate::Again {
                             in_flight.retain(|(other, _)| *other != position);
                             arrived.entry(sender).or_default().push(position);
                         }

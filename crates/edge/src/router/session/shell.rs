@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use journal::log::{Budget, LaneId, Position};
 use journal::queue::{Delivery as Found, Queue};
@@ -28,7 +29,11 @@ use super::{FETCH_BYTES, INVOKE_MAX, METHODS_MAX, OPERATIONS_MAX, UNSETTLED_MAX}
 use crate::access::Proven;
 use crate::router::record;
 use crate::router::shell::{Core, count, refusal_of};
-use crate::upstream::shell::{Link, Owner};
+use crate::upstream::shell::{Link, Owner, until};
+
+/// The longest wait between two looks whether the claim of a session still holds.
+const EXPIRY_LOOK: Duration = Duration::from_secs(30);
+const EXPIRED: &str = "the token has expired";
 
 type Reply = Result<Answer, Refusal>;
 
@@ -38,6 +43,8 @@ pub(crate) struct ModuleSession {
     link: Arc<Link>,
     proven: Proven,
     module: ModuleName,
+    /// Its subscriptions end with it.
+    is_clean: bool,
     epoch: Epoch,
     me: Weak<Self>,
     operations: mpsc::Sender<Operation>,
@@ -79,7 +86,7 @@ impl ModuleSession {
         core: Arc<Core>,
         link: Arc<Link>,
         proven: Proven,
-        module: ModuleName,
+        (module, is_clean): (ModuleName, bool),
         features: FeatureSet,
         epoch: Epoch,
     ) -> Arc<Self> {
@@ -102,6 +109,7 @@ impl ModuleSession {
             link: Arc::clone(&link),
             proven,
             module,
+            is_clean,
             epoch,
             me: Self::weak(me),
             operations,
@@ -130,9 +138,27 @@ impl ModuleSession {
         state.closed = Some(reason);
         state.calls.clear();
         state.methods.clear();
+        if reason != CloseReason::TakenOver {
+            // Who was taken over has no say about the newer one's wishes.
+            self.link.set_methods(false);
+        }
         let wakers = (state.waker.take(), state.room.take());
         drop(state);
         [wakers.0, wakers.1].into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Ends it if its claim stopped holding; else gives how long to wait before the next look.
+    fn expiry(&self) -> Option<Tick> {
+        let now = self.core.world.now().wall;
+        let (is_open, left) = {
+            let state = self.state();
+            (state.closed.is_none(), state.valid_until.since(now))
+        };
+        if is_open && left.is_zero() {
+            self.end(CloseReason::Expired);
+        }
+        // The wall clock may jump, and a renewal moves the end.
+        (is_open && !left.is_zero()).then(|| Tick(0).after(left.min(EXPIRY_LOOK)))
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -158,9 +184,15 @@ impl ModuleSession {
             Some(CloseReason::TakenOver) => {
                 of(RefusalKind::TakenOver, "a newer session of this module took over")
             }
-            Some(_) => of(RefusalKind::Unavailable, "the session is closed"),
+            Some(CloseReason::Revoked) => {
+                of(RefusalKind::Unauthenticated, "the identity was removed or has other keys")
+            }
+            Some(CloseReason::Expired) => of(RefusalKind::Unauthenticated, EXPIRED),
+            Some(CloseReason::Disconnected | CloseReason::ShuttingDown) => {
+                of(RefusalKind::Unavailable, "the session is closed")
+            }
             None if self.core.world.now().wall >= state.valid_until => {
-                of(RefusalKind::Unauthenticated, "the token has expired")
+                of(RefusalKind::Unauthenticated, EXPIRED)
             }
             None => None,
         }
@@ -337,7 +369,9 @@ impl ModuleSession {
     }
 
     async fn keep(&self, features: FeatureSet) -> Result<(), Refusal> {
-        self.core.keep_features(&self.module, features.clone()).await?;
+        if !self.is_clean {
+            self.core.keep_features(&self.module, Some(features.clone())).await?;
+        }
         let mut state = self.state();
         state.features = features;
         wake(state);
@@ -400,7 +434,14 @@ impl Owner for ModuleSession {
 
 /// The task of slow operations; ends with the session.
 async fn operate(session: Weak<ModuleSession>, mut waiting: mpsc::Receiver<Operation>) {
-    while let Some(Operation { request, deadline, answer }) = waiting.recv().await {
+    loop {
+        let Some(expiry) = session.upgrade().map(|session| session.expiry()) else { return };
+        let next = tokio::select! {
+            biased;
+            next = waiting.recv() => next,
+            () = until(expiry, Tick(0)) => continue,
+        };
+        let Some(Operation { request, deadline, answer }) = next else { return };
         let Some(session) = session.upgrade() else { return };
         let wait = deadline.since(session.core.world.now().tick);
         let late = || Refusal::new(RefusalKind::TimedOut, "it took too long; it may have happened");
@@ -517,7 +558,6 @@ impl DeviceSession for ModuleSession {
             }
         }
         self.end(CloseReason::Disconnected);
-        self.link.set_methods(false);
     }
 }
 

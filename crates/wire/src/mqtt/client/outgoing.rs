@@ -163,6 +163,10 @@ impl Session {
 
     fn settle(&mut self, id: RequestId, token: DeliveryToken, outcome: Outcome) {
         let Some(at) = self.held.iter().position(|(held, _)| *held == token) else {
+            if (self.lost_token + 1..=self.last_token).contains(&token.0) {
+                // Settled before: every settlement may come twice.
+                return self.answer(id, Ok(Answer::Accepted));
+            }
             let reason = "the message is not held any more; it will come again";
             return self.answer(id, Err(Refusal::new(RefusalKind::NotFound, reason)));
         };

@@ -335,6 +335,11 @@ fn events_reach_the_client_and_their_answers_come_back() {
     assert!(pair.seen().is_empty(), "it stays locked at the server");
     assert_eq!(pair.ask(settle(Outcome::Complete)), Ok(Answer::Accepted));
     assert_eq!(pair.seen(), ["settle 41"]);
+    // Every settlement may come twice; nothing is said twice.
+    assert_eq!(pair.ask(settle(Outcome::Complete)), Ok(Answer::Accepted));
+    assert!(pair.seen().is_empty());
+    pair.cut(at(1));
+    pair.connect(at(2));
     assert_eq!(kind(pair.ask(settle(Outcome::Complete))), RefusalKind::NotFound);
 }
 
