@@ -78,6 +78,9 @@ pub trait Backend: Send + Sync {
         query: &LogQuery,
         cursor: Option<LogCursor>,
     ) -> EngineResult<LogPage>;
+
+    /// Nobody is served any more: gives back what only a served engine needs. Modules run on.
+    fn leave(&self) {}
 }
 
 /// A number that differs when some module's state does.

@@ -42,6 +42,10 @@ const MASKED: &[&str] = &[
 const READ_ONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Set in a network of the module's own; Docker's: no user of it needs a right to listen.
+const SYSCTLS: &[(&str, &str)] =
+    &[("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
 /// A device of the host, looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundDevice {
@@ -117,8 +121,13 @@ pub fn environment(parts: &Parts<'_>) -> Vec<String> {
 
 /// What the module sees as the machine's name.
 pub fn hostname(parts: &Parts<'_>) -> String {
-    let name = parts.spec.name.trim_start_matches('$');
-    parts.options.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect())
+    hostname_of(&parts.spec.name, parts.options)
+}
+
+/// What the module `name` sees as the machine's name.
+pub fn hostname_of(name: &str, options: &CreateOptions) -> String {
+    let name = name.trim_start_matches('$');
+    options.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect())
 }
 
 /// The runtime specification.
@@ -196,10 +205,15 @@ fn linux(parts: &Parts<'_>) -> Value {
             })
         })
         .collect();
+    let mut sysctls: BTreeMap<&str, &str> = BTreeMap::new();
+    if parts.network.is_some() {
+        sysctls.extend(SYSCTLS.iter().copied());
+    }
+    sysctls.extend(host.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let mut linux = json!({
         "namespaces": namespaces,
         "devices": devices,
-        "sysctl": host.sysctls,
+        "sysctl": sysctls,
         "cgroupsPath": format!("{CGROUP_PARENT}/{}", parts.id),
         "resources": resources(parts),
     });

@@ -6,15 +6,17 @@
 mod container;
 mod monitor;
 mod mount;
+mod network;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use nix::sys::stat::{major, minor};
+use tracing::warn;
 
 use crate::backend::Backend;
 use crate::bundle::{self, FoundDevice, Parts, users};
@@ -22,6 +24,8 @@ use crate::create_options::{CreateOptions, MountKind, NetworkMode, Policy};
 use crate::error::EngineError;
 use crate::image::store::{ImageStore, StoredImage, Swept};
 use crate::log::{self, LogCursor, LogPage};
+use crate::network::Subnet;
+use crate::network::hosts::{self, Peers, Place};
 use crate::process::name_is_good;
 use crate::runtime::{
     EngineInfo, EngineResult, ImageArchive, ImageImported, ImageState, LogQuery, ModuleCreated,
@@ -29,6 +33,7 @@ use crate::runtime::{
 };
 use container::{Container, Record};
 use monitor::Seen;
+use network::Network;
 
 /// Longest path of a container folder, in bytes; its control socket must fit a Unix address.
 pub const FOLDER_BYTES_MAX: usize = 90;
@@ -42,6 +47,8 @@ pub struct EmbeddedSettings {
     pub monitor: PathBuf,
     /// What the operator allows beyond the default.
     pub policy: Policy,
+    /// The network of the bridge; one that nobody else uses is picked when absent.
+    pub network: Option<Subnet>,
 }
 
 /// Runs modules in containers. Needs root.
@@ -49,6 +56,7 @@ pub struct EmbeddedSettings {
 pub struct EmbeddedEngine {
     settings: EmbeddedSettings,
     images: ImageStore,
+    network: Network,
     /// One change at a time; reads and stops do not take it.
     turn: Mutex<()>,
 }
@@ -76,15 +84,93 @@ impl EmbeddedEngine {
         let root = settings.root.canonicalize().map_err(at(&settings.root))?;
         let settings = EmbeddedSettings { root, ..settings };
         let images = ImageStore::open(&settings.root.join("images"))?;
-        let engine = Self { settings, images, turn: Mutex::new(()) };
+        let network = Network::open(&settings.root, &settings.monitor, settings.network)?;
+        let engine = Self { settings, images, network, turn: Mutex::new(()) };
         for name in engine.names()? {
             let container = engine.container(&name);
-            // What a crash left half made or half removed has no record.
-            if !container.exists() && monitor::lock_is_free(container.folder()) {
+            if !monitor::lock_is_free(container.folder()) {
+                continue;
+            }
+            if container.exists() {
+                engine.bury(&container)?;
+            } else {
+                // What a crash left half made or half removed has no record.
+                engine.network.part(&container::id(container.folder()))?;
                 container.destroy()?;
             }
         }
         Ok(engine)
+    }
+
+    /// Takes away what a container that does not run has left: file system, namespace, wire.
+    /// Its monitor does so at the end of the container, unless it was killed.
+    fn bury(&self, container: &Container) -> EngineResult<()> {
+        if !monitor::lock_is_free(container.folder()) {
+            return Ok(());
+        }
+        container.unmount()?;
+        self.network.part(&container::id(container.folder()))
+    }
+
+    /// What to say of a module whose monitor died. Nobody reads its output any more; what is
+    /// left of it must not go on unseen.
+    fn handle_death(&self, container: &Container, record: &Record) -> EngineResult<Seen> {
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            // It may be the one that is being started just now: no monitor has its lock yet.
+            Err(TryLockError::WouldBlock) => return Ok(Seen::Busy),
+        };
+        let seen = monitor::look(container.folder(), record.started)?;
+        if matches!(seen, Seen::MonitorDied) {
+            monitor::kill_group(&record.id);
+            self.bury(container)?;
+        }
+        Ok(seen)
+    }
+
+    /// Rewrites what has changed in the hosts files of all modules.
+    fn refresh_hosts(&self) -> EngineResult<()> {
+        let leases = self.network.leases()?;
+        let gateway = leases.as_ref().map(|leases| leases.network.gateway());
+        let address = |name: &str| leases.as_ref().and_then(|leases| leases.address(name));
+        let mut places = Vec::new();
+        for name in self.names()? {
+            let container = self.container(&name);
+            if let Some(place) = container.record()?.and_then(|record| record.place) {
+                places.push((container, name, place));
+            }
+        }
+        let on_bridge = places.iter().filter(|(_, _, place)| place.mode == NetworkMode::Bridge);
+        let peers: Peers<'_> =
+            on_bridge.filter_map(|(_, name, place)| Some((address(name)?, place))).collect();
+        for (container, name, place) in &places {
+            container.write_hosts(&hosts::text(place, address(name), gateway, &peers))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::refresh_hosts`], where nothing depends on it: the next change tries again.
+    fn refresh_hosts_or_warn(&self) {
+        if let Err(error) = self.refresh_hosts() {
+            warn!(%error, "hosts files not rewritten");
+        }
+    }
+
+    /// Gives a container all that it needs only while it runs, and runs it.
+    fn launch(&self, name: &str, container: &Container, record: &mut Record) -> EngineResult<()> {
+        container.mount(&record.layers)?;
+        let mode = record.place.as_ref().map_or(NetworkMode::Host, |place| place.mode);
+        self.network.join(&record.id, name, mode)?;
+        match self.refresh_hosts() {
+            // Only modules on the bridge are found by name.
+            Err(error) if mode == NetworkMode::Bridge => return Err(error),
+            _ => {}
+        }
+        container.clear_exit()?;
+        record.started = true;
+        container.write_record(record)?;
+        monitor::start(&self.settings.monitor, container.folder(), name)
     }
 
     /// Frees images that neither a reference nor a container needs.
@@ -134,7 +220,10 @@ impl EmbeddedEngine {
 
     fn observe(&self, name: &str) -> EngineResult<ModuleState> {
         let (container, record) = self.existing(name)?;
-        let seen = monitor::look(container.folder(), record.started)?;
+        let mut seen = monitor::look(container.folder(), record.started)?;
+        if matches!(seen, Seen::MonitorDied) {
+            seen = self.handle_death(&container, &record)?;
+        }
         let mut state = ModuleState {
             name: name.to_owned(),
             image: record.spec.image,
@@ -167,8 +256,6 @@ impl EmbeddedEngine {
                 state.failure = exit.failure;
             }
             Seen::MonitorDied => {
-                // Nobody reads its output any more; what is left of it must not go on unseen.
-                monitor::kill_group(&record.id);
                 state.status = ModuleStatus::Dead;
                 state.failure = Some("its monitor ended; how the module did is lost".to_owned());
             }
@@ -191,6 +278,8 @@ impl EmbeddedEngine {
         let volumes = self.settings.root.join("volumes");
         sources(options, &volumes)?;
         let id = container::id(container.folder());
+        let place = place(spec, options);
+        let netns = (place.mode != NetworkMode::Host).then(|| network::namespace(&id));
         let parts = Parts {
             spec,
             options,
@@ -198,17 +287,27 @@ impl EmbeddedEngine {
             id: &id,
             folder: container.folder(),
             volumes: &volumes,
-            network: None,
+            network: netns.as_deref(),
             identity: &identity,
             devices: &devices,
         };
         container.write_names(&parts)?;
+        // Until all names are known; a start needs the file.
+        container.write_hosts(&hosts::text(&place, None, None, &Peers::new()))?;
         let signal = config.stop_signal.as_deref();
         let signal = signal.and_then(crate::create_options::signal_number);
         container.write_bundle(
             &bundle::config(&parts)?,
-            &monitor::settings(&id, options, options.stop_signal.or(signal)),
+            &monitor::settings(&monitor::Life {
+                id: &id,
+                options,
+                signal: options.stop_signal.or(signal),
+                rootfs: &container.rootfs(),
+                netns: netns.as_deref(),
+            }),
         )?;
+        // Only the image's list of users was needed.
+        container.unmount()?;
         let mut labels = options.labels.clone();
         labels.extend(spec.labels.clone());
         Ok(Record {
@@ -218,6 +317,7 @@ impl EmbeddedEngine {
             image_digest: image.state.digest.clone(),
             layers: image.layers.clone(),
             labels,
+            place: Some(place),
             started: false,
         })
     }
@@ -269,23 +369,36 @@ fn sources(options: &CreateOptions, volumes: &Path) -> EngineResult<()> {
     Ok(())
 }
 
-/// What this engine cannot do yet, said before anything is made.
-fn check_network(options: &CreateOptions) -> EngineResult<()> {
-    match options.host.network {
-        NetworkMode::Host => Ok(()),
-        NetworkMode::Bridge | NetworkMode::None => Err(EngineError::option(
-            "HostConfig.NetworkMode",
-            "only \"host\" is supported by this engine so far",
-        )),
+/// Where a module stands in the network of this device.
+fn place(spec: &ModuleSpec, options: &CreateOptions) -> Place {
+    let mut extra_hosts = options.host.extra_hosts.clone();
+    extra_hosts.extend(spec.extra_hosts.clone());
+    let names = std::iter::once(&spec.name).chain(&spec.aliases).chain(&options.aliases);
+    Place {
+        mode: options.host.network,
+        hostname: bundle::hostname_of(&spec.name, options),
+        names: names.cloned().collect(),
+        extra_hosts,
     }
 }
 
 impl Backend for EmbeddedEngine {
     fn info(&self) -> EngineResult<EngineInfo> {
+        let _turn = self.turn();
+        let beyond = "modules on the bridge reach each other and this machine, nothing beyond it";
+        let mut warnings = vec![beyond.to_owned()];
+        let gateway = match self.network.ensure() {
+            Ok(leases) => Some(leases.network.gateway()),
+            Err(error) => {
+                warnings.push(format!("there is no bridge: {error}"));
+                None
+            }
+        };
         Ok(EngineInfo {
             kind: "embedded".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            warnings: vec!["modules share the network of the host".to_owned()],
+            warnings,
+            gateway,
         })
     }
 
@@ -322,7 +435,6 @@ impl Backend for EmbeddedEngine {
             return Err(refuse(message.to_owned()));
         }
         let options = CreateOptions::parse(&spec.create_options, self.settings.policy)?;
-        check_network(&options)?;
         let image = self.images.find(&spec.image)?;
         let container = self.container(&spec.name);
         let len = container.folder().as_os_str().len();
@@ -334,6 +446,10 @@ impl Backend for EmbeddedEngine {
             let message = "exists already".to_owned();
             return Err(EngineError::Conflict { name: spec.name.clone(), message });
         }
+        if options.host.network == NetworkMode::Bridge {
+            let present = self.names()?.into_iter().collect();
+            self.network.lease(&spec.name, &present)?;
+        }
         match self.make(&container, spec, &options, &image) {
             // The record last: without it there is no module.
             Ok(record) => container.write_record(&record)?,
@@ -343,6 +459,7 @@ impl Backend for EmbeddedEngine {
                 return Err(error);
             }
         }
+        self.refresh_hosts_or_warn();
         Ok(ModuleCreated { warnings: options.warnings })
     }
 
@@ -355,24 +472,26 @@ impl Backend for EmbeddedEngine {
             Seen::NeverStarted | Seen::Ended(_) | Seen::Busy => {}
         }
         monitor::wait_for_lock(container.folder())?;
-        // After a restart of the machine the overlay is gone.
-        container.mount(&record.layers)?;
-        container.clear_exit()?;
-        record.started = true;
-        container.write_record(&record)?;
-        monitor::start(&self.settings.monitor, container.folder(), name)
+        let done = self.launch(name, &container, &mut record);
+        if done.is_err() {
+            // Unless its monitor did, or still does. The first error counts.
+            self.bury(&container).ok();
+        }
+        done
     }
 
     fn stop(&self, name: &str, grace: Duration) -> EngineResult<()> {
         let (container, record) = self.existing(name)?;
-        match monitor::look(container.folder(), record.started)? {
-            Seen::Running { .. } | Seen::Busy => monitor::stop(container.folder(), grace),
-            Seen::MonitorDied => {
-                monitor::kill_group(&record.id);
-                Ok(())
-            }
-            Seen::NeverStarted | Seen::Ended(_) => Ok(()),
+        let mut seen = monitor::look(container.folder(), record.started)?;
+        if matches!(seen, Seen::Running { .. } | Seen::Busy) {
+            monitor::stop(container.folder(), grace)?;
         }
+        let _turn = self.turn();
+        seen = monitor::look(container.folder(), record.started)?;
+        if matches!(seen, Seen::MonitorDied) {
+            monitor::kill_group(&record.id);
+        }
+        self.bury(&container)
     }
 
     fn remove(&self, name: &str) -> EngineResult<()> {
@@ -384,7 +503,22 @@ impl Backend for EmbeddedEngine {
         let (container, record) = self.existing(name)?;
         monitor::wait_for_lock(container.folder())?;
         monitor::kill_group(&record.id);
-        container.destroy()
+        self.bury(&container)?;
+        container.destroy()?;
+        self.refresh_hosts_or_warn();
+        Ok(())
+    }
+
+    fn leave(&self) {
+        let _turn = self.turn();
+        for name in self.names().unwrap_or_default() {
+            if let Err(error) = self.bury(&self.container(&name)) {
+                warn!(module_id = name, %error, "not cleaned up");
+            }
+        }
+        if let Err(error) = self.network.leave() {
+            warn!(%error, "the bridge stays");
+        }
     }
 
     fn read_log(

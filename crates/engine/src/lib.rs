@@ -12,6 +12,7 @@ pub mod error;
 pub mod helper;
 pub mod image;
 pub mod log;
+pub mod network;
 pub mod process;
 pub mod runtime;
 mod sys;

@@ -252,6 +252,7 @@ impl Backend for ProcessEngine {
             kind: "process".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             warnings: vec![WARNING.to_owned()],
+            gateway: None,
         })
     }
 

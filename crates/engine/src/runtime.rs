@@ -4,6 +4,7 @@
 //! another process (house guide 1.3, Privilege). Wall times are milliseconds since 1970, UTC.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -69,6 +70,9 @@ pub struct EngineInfo {
     pub version: String,
     /// Sentences an operator must see, such as "modules are not isolated".
     pub warnings: Vec<String>,
+    /// Where modules on the engine's network find this machine; it is there when this is
+    /// answered. Absent where modules have no network of their own.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// Where an engine finds an archive: a path it can open itself.
@@ -118,7 +122,7 @@ pub struct ModuleSpec {
     pub labels: BTreeMap<String, String>,
     /// Further names other modules reach this one by (not on the host network).
     pub aliases: Vec<String>,
-    /// Further `/etc/hosts` entries, name to address.
+    /// Further `/etc/hosts` entries, name to address; `host-gateway` for this machine's.
     pub extra_hosts: BTreeMap<String, String>,
     /// Digest of the specification, kept and given back by `list`; the engine does not read it.
     pub digest: String,

@@ -30,7 +30,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// The helper's own `main`: serves the engine on standard input until the runtime is gone.
 pub(crate) fn serve_on_stdin(root: PathBuf, monitor: PathBuf, world: &World) -> Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
-    let settings = EmbeddedSettings { root, monitor, policy: Policy::default() };
+    let settings = EmbeddedSettings { root, monitor, policy: Policy::default(), network: None };
     let engine = EmbeddedEngine::open(settings).context("the embedded engine does not start")?;
     let engine: Arc<dyn Backend> = Arc::new(engine);
     serve(socket, engine, world).context("the runtime cannot be served")

@@ -34,6 +34,9 @@ use crate::{clock, network, oom};
 
 /// How long a container may take to stop when the machine asks the monitor to end.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How often the lock of a folder is tried, and how long lies between two tries.
+const LOCK_TRIES: u32 = 20;
+const LOCK_TRY_EVERY: Duration = Duration::from_millis(5);
 /// The kernel should kill almost anything before a monitor.
 const OOM_SCORE: &str = "-900";
 /// Bytes taken from a stream before others get their turn.
@@ -89,8 +92,17 @@ fn tidy(after: &After) {
 
 fn lock(directory: &Path) -> io::Result<Flock<File>> {
     let path = directory.join("monitor.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
+    let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            // The engine looks whether somebody lives here by taking the lock for a moment.
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, error)) => return Err(error.into()),
+        }
+        std::thread::sleep(LOCK_TRY_EVERY);
+    }
+    Err(Errno::EWOULDBLOCK.into())
 }
 
 #[expect(clippy::print_stderr, reason = "stderr is monitor.log")]

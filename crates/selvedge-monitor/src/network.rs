@@ -7,7 +7,7 @@
 //! | `attach` | `bridge`, `netns`, `host_interface`, `address`, `gateway` | a pinned namespace with `lo`, `eth0` on the bridge, a default route |
 //! | `private` | `netns` | a pinned namespace with `lo` only |
 //! | `detach` | `netns`, `host_interface` if it has one | neither |
-//! | `release` | `owner`, `bridge` | no such bridge, unless something is attached to it |
+//! | `release` | `owner`, `bridge` | no such bridge, unless something is attached to it: `in_use` |
 //!
 //! Every request has `"version": 1`, says `{"ok": true, …}` or `{"ok": false, "error": "…"}`, and
 //! may be repeated: what is there already is left alone, what is half there is made whole.
@@ -253,9 +253,15 @@ fn detach_now(netns: &Path, host_interface: Option<&str>) -> Result<(), String> 
 
 fn bridge(owner: &Owner, candidates: &[Candidate]) -> Result<Value, String> {
     let mut route = Route::open()?;
-    let mut refusals = Vec::new();
+    let mut ordered = Vec::new();
     for candidate in candidates {
-        let Candidate { bridge: Interface(name), address } = candidate;
+        let found = route.found(&candidate.bridge.0)?;
+        let is_ours = found.is_some_and(|found| found.owner.as_ref() == Some(owner));
+        // One that was made before a crash comes first, or it would stay for ever.
+        ordered.insert(if is_ours { 0 } else { ordered.len() }, candidate);
+    }
+    let mut refusals = Vec::new();
+    for Candidate { bridge: Interface(name), address } in ordered {
         match route.ensure_bridge(name, owner, *address)? {
             None => return Ok(json!({"ok": true, "bridge": name, "address": address.to_string()})),
             Some(refusal) => refusals.push(refusal),
@@ -298,17 +304,17 @@ fn attach(wanted: &Attachment) -> Result<Value, String> {
 
 fn release(owner: &Owner, bridge: &Interface) -> Result<Value, String> {
     let mut route = Route::open()?;
-    let removed = match route.found(&bridge.0)? {
+    let in_use = match route.found(&bridge.0)? {
         Some(found) if found.owner.as_ref() != Some(owner) => {
             return Err(format!("{} belongs to somebody else", bridge.0));
         }
-        Some(found) if !route.has_ports(found.index)? => {
+        Some(found) if route.has_ports(found.index)? => true,
+        _ => {
             route.delete(&bridge.0)?;
-            true
+            false
         }
-        _ => false,
     };
-    Ok(json!({"ok": true, "removed": removed}))
+    Ok(json!({"ok": true, "in_use": in_use}))
 }
 
 #[cfg(test)]

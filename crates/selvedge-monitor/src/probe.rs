@@ -1,10 +1,19 @@
 //! A program to run inside a container in tests: it tells what it is allowed to do.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrIn;
+
 use crate::{start, sys};
+
+/// How often a call is tried, and how long lies between two tries.
+const DIALS_MAX: u32 = 200;
+const DIAL_EVERY: Duration = Duration::from_millis(50);
 
 /// Does what `words` say and ends.
 pub(crate) fn run(words: &[&str]) -> ExitCode {
@@ -21,10 +30,58 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             start::say(&format!("{}", std::hint::black_box(vec![1_u8; len]).len()));
         }
         ["refused"] => refused(),
+        ["cat", path] => start::say(&fs::read_to_string(path).unwrap_or_default()),
+        ["interfaces"] => interfaces(),
+        ["listen", port] => return listen(port),
+        ["dial", host, port] => return dial(host, port),
         ["status"] => start::say(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
         _ => return ExitCode::from(98),
     }
     ExitCode::SUCCESS
+}
+
+fn interfaces() {
+    for one in getifaddrs().into_iter().flatten() {
+        if let Some(ip) = one.address.and_then(|it| it.as_sockaddr_in().map(SockaddrIn::ip)) {
+            start::say(&format!("{} {ip}", one.interface_name));
+        }
+    }
+}
+
+/// Tells everybody who calls where the call comes from.
+fn listen(port: &str) -> ExitCode {
+    let port = port.parse().unwrap_or(0);
+    let Ok(listener) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) else {
+        start::say("cannot listen");
+        return ExitCode::from(97);
+    };
+    start::say("listening");
+    loop {
+        if let Ok((mut stream, from)) = listener.accept() {
+            // A caller that went away asks no more.
+            writeln!(stream, "hello {}", from.ip()).ok();
+        }
+    }
+}
+
+/// Calls until somebody answers, and prints the answer.
+fn dial(host: &str, port: &str) -> ExitCode {
+    let address = format!("{host}:{port}");
+    let mut failure = String::new();
+    for _ in 0..DIALS_MAX {
+        let mut text = String::new();
+        let heard = TcpStream::connect(&address).and_then(|mut it| it.read_to_string(&mut text));
+        match heard {
+            Ok(_) => {
+                start::say(text.trim());
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => failure = error.to_string(),
+        }
+        std::thread::sleep(DIAL_EVERY);
+    }
+    start::say(&format!("{address}: {failure}"));
+    ExitCode::from(96)
 }
 
 fn refused() {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::fields::Fields;
 use super::mounts::{self, MountOption};
 use super::{Policy, host_name_is_good};
@@ -74,7 +76,8 @@ pub struct HostOptions {
 }
 
 /// Which network a module is on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// The engine's bridge.
     #[default]
@@ -152,6 +155,11 @@ impl HostOptions {
             None | Some("default" | "bridge" | "azure-iot-edge") => NetworkMode::Bridge,
             Some("host") => NetworkMode::Host,
             Some("none") => NetworkMode::None,
+            Some(other) if other.starts_with("container:") => {
+                let message = "sharing another module's network is not supported; modules on \
+                               the bridge reach each other by name";
+                return Err(EngineError::option(at, message));
+            }
             Some(other) => {
                 let message = format!("{other:?} is none of bridge, host, none");
                 return Err(EngineError::option(at, message));

@@ -1,9 +1,9 @@
 //! The folder of one container.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,11 @@ use serde_json::Value;
 
 use super::mount;
 use crate::bundle::{self, Parts};
+use crate::create_options::NetworkMode;
 use crate::error::EngineError;
 use crate::image::digest::Digest;
 use crate::image::store::write_whole;
+use crate::network::hosts::Place;
 use crate::runtime::{EngineResult, ModuleSpec};
 
 /// `module.json`: what the container was made from. Its presence makes the module exist.
@@ -27,6 +29,9 @@ pub(super) struct Record {
     pub(super) image_digest: String,
     pub(super) layers: Vec<PathBuf>,
     pub(super) labels: BTreeMap<String, String>,
+    /// Absent in records from before there was a bridge: the host's network.
+    #[serde(default)]
+    pub(super) place: Option<Place>,
     /// Whether a monitor was ever asked to run it.
     pub(super) started: bool,
 }
@@ -106,19 +111,24 @@ impl Container {
         mount::overlay(&self.0, layers)
     }
 
-    /// Writes `hosts`, `hostname` and `resolv.conf`.
+    /// Takes the root file system away; nothing there is fine.
+    pub(super) fn unmount(&self) -> EngineResult<()> {
+        mount::unmount(&self.rootfs())
+    }
+
+    /// Writes `hostname` and `resolv.conf`.
     pub(super) fn write_names(&self, parts: &Parts<'_>) -> EngineResult<()> {
         let host = &parts.options.host;
-        let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
-        let mut extra = host.extra_hosts.clone();
-        extra.extend(parts.spec.extra_hosts.clone());
-        for (name, address) in &extra {
-            let address = if address == "host-gateway" { "127.0.0.1" } else { address };
-            hosts.extend([address, "\t", name, "\n"]);
-        }
         let mut resolv = String::new();
         if host.dns.is_empty() {
-            resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            resolv = match host.network {
+                NetworkMode::Host => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+                // With none named, a resolver asks the module itself, is refused at once, and
+                // goes on to the hosts file; one that cannot be reached would keep it waiting.
+                NetworkMode::Bridge | NetworkMode::None => {
+                    "# No name server is reachable from here; names are in /etc/hosts.\n".to_owned()
+                }
+            };
         }
         for server in &host.dns {
             resolv.extend(["nameserver ", server, "\n"]);
@@ -128,14 +138,31 @@ impl Container {
                 resolv.extend([word, " ", &values.join(" "), "\n"]);
             }
         }
-        let name = format!("{}\n", bundle::hostname(parts));
-        for (file, text) in [("hosts", hosts), ("resolv.conf", resolv), ("hostname", name)] {
-            let path = self.0.join(file);
-            fs::write(&path, text)
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
-                .map_err(self.failed())?;
-        }
-        Ok(())
+        self.write_bound("resolv.conf", &resolv)?;
+        self.write_bound("hostname", &format!("{}\n", bundle::hostname(parts)))
+    }
+
+    /// Writes `hosts`.
+    pub(super) fn write_hosts(&self, text: &str) -> EngineResult<()> {
+        self.write_bound("hosts", text)
+    }
+
+    /// Writes a file that a running module may have bound: the same file, as another one of
+    /// that name would never be seen inside. An unchanged one is left alone.
+    fn write_bound(&self, name: &str, text: &str) -> EngineResult<()> {
+        let path = self.0.join(name);
+        let write = || {
+            if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+                return Ok(());
+            }
+            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            // Readers see the old text, the new one, or for a moment the new one with the old
+            // one's tail; never an empty file.
+            file.write_all_at(text.as_bytes(), 0)?;
+            file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))?;
+            file.set_permissions(fs::Permissions::from_mode(0o644))
+        };
+        write().map_err(self.failed())
     }
 
     pub(super) fn write_bundle(&self, config: &Value, monitor: &Value) -> EngineResult<()> {
@@ -158,7 +185,7 @@ impl Container {
             }
             _ => {}
         }
-        mount::unmount(&self.rootfs())?;
+        self.unmount()?;
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed()(error)),
             _ => Ok(()),

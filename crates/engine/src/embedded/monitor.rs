@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::network::host_interface;
 use crate::bundle::CGROUP_PARENT;
 use crate::create_options::CreateOptions;
 use crate::error::EngineError;
@@ -78,16 +79,33 @@ struct Answer {
     started_at: Option<String>,
 }
 
+/// What a monitor must know of its container.
+#[derive(Debug)]
+pub(super) struct Life<'a> {
+    pub(super) id: &'a str,
+    pub(super) options: &'a CreateOptions,
+    /// What a polite stop sends.
+    pub(super) signal: Option<i32>,
+    pub(super) rootfs: &'a Path,
+    pub(super) netns: Option<&'a Path>,
+}
+
 /// `monitor.json`.
-pub(super) fn settings(id: &str, options: &CreateOptions, signal: Option<i32>) -> Value {
-    let log = options.host.log;
-    let open = options.host.privileged || options.host.seccomp_unconfined;
+pub(super) fn settings(life: &Life<'_>) -> Value {
+    let host = &life.options.host;
+    let open = host.privileged || host.seccomp_unconfined;
+    let mut after = json!({"unmount": life.rootfs});
+    if let (Some(netns), Value::Object(after)) = (life.netns, &mut after) {
+        after.insert("netns".to_owned(), json!(netns));
+        after.insert("host_interface".to_owned(), json!(host_interface(life.id)));
+    }
     json!({
         "version": 1,
-        "id": id,
-        "log": {"max_size": log.max_size, "max_file": log.max_file},
-        "stop_signal": signal.unwrap_or(libc::SIGTERM),
+        "id": life.id,
+        "log": {"max_size": host.log.max_size, "max_file": host.log.max_file},
+        "stop_signal": life.signal.unwrap_or(libc::SIGTERM),
         "seccomp": if open { "unconfined" } else { "default" },
+        "after": after,
     })
 }
 

@@ -6,10 +6,34 @@ use super::*;
 use crate::image::archive::{ImageContent, LayerFile, layer, write_oci_archive};
 
 /// A short path: the folder of a container must fit a Unix socket's address.
-fn bench() -> (tempfile::TempDir, EmbeddedEngine) {
-    let folder = tempfile::tempdir_in("/tmp").unwrap();
+fn bench() -> (Folder, EmbeddedEngine) {
+    let folder = Folder(tempfile::tempdir_in("/tmp").unwrap());
     let engine = open(folder.path());
     (folder, engine)
+}
+
+/// The folder of an engine, with what its containers have made of the machine.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn container(&self, name: &str) -> PathBuf {
+        self.path().join("e/containers").join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Of a failed test, too.
+        let engine = open(self.path());
+        for name in engine.names().unwrap() {
+            engine.remove(&name).ok();
+        }
+        engine.leave();
+    }
 }
 
 /// The monitor lies beside the test's own program, if it was built.
@@ -25,6 +49,7 @@ fn open(folder: &Path) -> EmbeddedEngine {
         root: folder.join("e"),
         monitor: monitor_program(),
         policy: Policy::default(),
+        network: None,
     };
     EmbeddedEngine::open(settings).unwrap()
 }
@@ -49,7 +74,9 @@ fn import(folder: &Path, engine: &EmbeddedEngine) {
 
 fn spec(name: &str, words: &[&str], host: serde_json::Value) -> ModuleSpec {
     let mut host = host;
-    host["NetworkMode"] = json!("host");
+    if host.get("NetworkMode").is_none() {
+        host["NetworkMode"] = json!("host");
+    }
     ModuleSpec {
         name: name.to_owned(),
         image: "probe:1".to_owned(),
@@ -84,10 +111,11 @@ fn a_container_runs_confined_and_leaves_exit_code_and_log() {
     let (folder, engine) = bench();
     import(folder.path(), &engine);
     engine.create(&spec("m", &["status"], json!({}))).unwrap();
-    let root = folder.path().join("e/containers/m/rootfs");
-    assert!(root.join("bin/probe").exists() && !root.join("gone").exists());
+    let root = folder.container("m").join("rootfs");
+    assert!(!mount::is_mounted(&root), "what does not run needs no file system");
     engine.start("m").unwrap();
     assert_eq!(end(&engine, "m").exit_code, Some(0));
+    assert!(!mount::is_mounted(&root));
     let status = lines(&engine, "m");
     for want in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "Pid:\t1"] {
         assert!(status.iter().any(|line| line == want), "{want}: {status:?}");
@@ -104,6 +132,8 @@ fn a_container_outlives_the_engine_and_is_adopted_and_stopped() {
     import(folder.path(), &engine);
     engine.create(&spec("m", &["sleep"], json!({}))).unwrap();
     engine.start("m").unwrap();
+    let root = folder.container("m").join("rootfs");
+    assert!(root.join("bin/probe").exists() && !root.join("gone").exists());
     let pid = engine.observe("m").unwrap().pid.unwrap();
     drop(engine);
     let engine = open(folder.path());
@@ -176,7 +206,7 @@ fn what_cannot_run_is_refused_and_leaves_nothing() {
         },
         "ghost",
     );
-    check(ModuleSpec { create_options: "{}".to_owned(), ..good() }, "NetworkMode");
+    check(spec("m", &[], json!({"NetworkMode": "container:x"})), "reach each other by name");
     check(spec("m", &[], json!({"Devices": [{"PathOnHost": "/dev/absent"}]})), "/dev/absent");
     assert_eq!(fs::read_dir(folder.path().join("e/containers")).unwrap().count(), 0);
     let options = r#"{"Entrypoint":["/none"],"HostConfig":{"NetworkMode":"host"}}"#;
@@ -188,3 +218,5 @@ fn what_cannot_run_is_refused_and_leaves_nothing() {
     assert!(state.failure.unwrap().contains("/none"));
     engine.remove("m").unwrap();
 }
+
+mod network;

@@ -22,7 +22,12 @@ const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the peer breaks the protocol or the socket fails.
 pub fn serve(socket: OwnedFd, backend: Arc<dyn Backend>, world: &World) -> io::Result<()> {
-    let mut reader = UnixStream::from(socket);
+    let served = attend(UnixStream::from(socket), &backend, world);
+    backend.leave();
+    served
+}
+
+fn attend(mut reader: UnixStream, backend: &Arc<dyn Backend>, world: &World) -> io::Result<()> {
     let writer = Arc::new(Mutex::new(reader.try_clone()?));
     let busy = Arc::new(AtomicUsize::new(0));
     while let Some(frame) = read_frame(&mut reader)? {
@@ -37,8 +42,7 @@ pub fn serve(socket: OwnedFd, backend: Arc<dyn Backend>, world: &World) -> io::R
             write_frame(&writer, &Response { id: request.id, answer })?;
             continue;
         }
-        let (backend, writer, busy) =
-            (Arc::clone(&backend), Arc::clone(&writer), Arc::clone(&busy));
+        let (backend, writer, busy) = (Arc::clone(backend), Arc::clone(&writer), Arc::clone(&busy));
         world.spawner.offload(Box::new(move || {
             let answer = answer(backend.as_ref(), request.ask);
             busy.fetch_sub(1, Ordering::Relaxed);

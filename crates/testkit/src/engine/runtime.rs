@@ -66,7 +66,12 @@ impl LogStream for Lines {
 
 impl ModuleRuntime for FakeEngine {
     fn info(&self) -> Boxed<'_, EngineResult<EngineInfo>> {
-        let info = EngineInfo { kind: "fake".into(), version: String::new(), warnings: vec![] };
+        let info = EngineInfo {
+            kind: "fake".into(),
+            version: String::new(),
+            warnings: vec![],
+            gateway: None,
+        };
         Box::pin(async { Ok(info) })
     }
 
