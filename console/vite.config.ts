@@ -47,11 +47,14 @@ export default defineConfig({
 
 /** Passes calls on to `SELVEDGE_HUB`; signs them if `SELVEDGE_LOGIN` names an owner.connection. */
 function hubProxy() {
+  const hub = process.env.SELVEDGE_HUB ?? 'https://127.0.0.1:8443'
   const login = process.env.SELVEDGE_LOGIN
   return {
-    target: process.env.SELVEDGE_HUB ?? 'https://127.0.0.1:8443',
+    target: hub,
     secure: false,
-    ...(login ? { headers: { authorization: token(readFileSync(login, 'utf8').trim()) } } : {}),
+    changeOrigin: true,
+    // The hub takes a session's calls from its own pages only.
+    headers: { origin: hub, ...(login ? { authorization: token(readFileSync(login, 'utf8').trim()) } : {}) },
   }
 }
 

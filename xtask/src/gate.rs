@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{image, planted, release_dir, root, say, tidy};
+use crate::{console, image, planted, release_dir, root, say, tidy};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -13,6 +13,7 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("mmdebstrap", "mmdebstrap"),
     ("ip", "iproute2"),
+    ("chromium", "chromium"),
 ];
 
 /// Binaries that ship, built in release mode.
@@ -63,6 +64,7 @@ pub(crate) fn test() -> Result<()> {
     step("planted faults", planted::catch_all)?;
     step("release build", build_release)?;
     step("simulation", || simulate(&SIMULATION.map(str::to_owned)))?;
+    step("console: types, unit tests, built files", console::check)?;
     step("module images", || image::pack_all(&root()))?;
     step("image of a module on the stock SDK", || image::pack_sdk_module(&root()))?;
     step("black-box tests", || {

@@ -3,6 +3,7 @@
 //! It is small on purpose: it runs cargo, reads the tree, packs images, and starts things.
 //! Everything with a rule worth testing lies in a module of its own.
 
+mod console;
 mod gate;
 mod image;
 mod planted;
@@ -25,6 +26,8 @@ cargo xtask <command>
   build           release binaries of hub, runtime, monitor and modules
   image           pack the modules as OCI archives into target/images (reproducible)
   image sdk       pack the tests' module on the stock Azure SDK for Python (Debian, root)
+  console         build the web console's files; --check compares them with the sources,
+                  --browser tries them in Chromium against the built hub
   planted         build each planted fault and show that a test catches it
   sim [ARGS…]     run the simulator
   bench [ARGS…]   run the benchmarks
@@ -50,6 +53,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "tidy" => tidy::report(&root()),
         "build" => gate::build_release(),
         "image" if args == ["sdk"] => image::pack_sdk_module(&root()),
+        "console" => console::run(&args),
         "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
         "planted" => planted::catch_all(),
         "sim" => gate::simulate(&args),

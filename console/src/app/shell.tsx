@@ -37,17 +37,17 @@ export function Shell(): ReactNode {
           <Group flex={1} pl="lg" pr="md" wrap="nowrap" justify="space-between" gap="sm">
             <Group gap="sm" wrap="nowrap">
               <Burger opened={opened} onClick={toggle} hiddenFrom="sm" size="sm" color="#f4f1e8" aria-label="Open navigation" aria-expanded={opened} />
-              <Link to="/" className="word">
+              <Link to="/" className="word" aria-label="Selvedge, to the overview">
                 <Mark />
                 <Box visibleFrom="xs" component="span">
                   Selvedge
                 </Box>
               </Link>
             </Group>
-            <button type="button" className="search" onClick={spotlight.open} aria-label="Search pages and devices">
+            <button type="button" className="search" onClick={spotlight.open} aria-label="Go to… a page or a device">
               <SearchIcon size={16} />
               <span>Go to…</span>
-              <kbd>Ctrl K</kbd>
+              <kbd aria-hidden="true">Ctrl K</kbd>
             </button>
             <Group gap={4} wrap="nowrap">
               <LiveSign />

@@ -17,6 +17,8 @@ export const theme = createTheme({
   cursorType: 'pointer',
   respectReducedMotion: true,
   components: {
+    // A link is known by more than its colour.
+    Anchor: { defaultProps: { underline: 'always' } },
     Tooltip: { defaultProps: { openDelay: 300, withArrow: true } },
     Card: { defaultProps: { withBorder: true, padding: 'md', radius: 'md' } },
     Table: { defaultProps: { verticalSpacing: 7, horizontalSpacing: 'sm' } },

@@ -25,25 +25,30 @@ export function rowOf(message: Message): Row {
   const output = text(message.systemProperties.outputName)
   const body = jsonBody(message.body, message.bodyEncoding)
   const found = anomaly(output, body)
+  const numbers = found ? [] : leaves(body)
   return {
     message,
     time: Date.parse(message.enqueuedTime),
     module: message.moduleId ?? '',
     output,
     seq: isObject(body) ? number(body.seq) : undefined,
-    preview: preview(message, body, found),
+    preview: preview(message, body, found, numbers),
     anomaly: found,
-    numbers: found ? [] : leaves(body),
+    numbers,
   }
 }
 
-function preview(message: Message, body: Json | undefined, found: Anomaly | undefined): string {
+function preview(message: Message, body: Json | undefined, found: Anomaly | undefined, numbers: [string, number][]): string {
   if (found) return `${found.metric} = ${round(found.value)}, score ${round(found.score)}`
   if (message.bodyEncoding === 'base64') return `${message.body.length} characters of base64`
   if (body === undefined) return message.body.slice(0, PREVIEW_CHARS)
-  const numbers = leaves(body).filter(([path]) => path !== 'seq')
-  if (numbers.length === 0) return message.body.slice(0, PREVIEW_CHARS)
-  return numbers.map(([path, value]) => `${path} ${round(value)}`).join('  ').slice(0, PREVIEW_CHARS)
+  let text = ''
+  for (const [path, value] of numbers) {
+    if (path === 'seq') continue
+    text += `${text === '' ? '' : '  '}${path} ${round(value)}`
+    if (text.length > PREVIEW_CHARS) return text.slice(0, PREVIEW_CHARS)
+  }
+  return text === '' ? message.body.slice(0, PREVIEW_CHARS) : text
 }
 
 const round = (value: number): string => (Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6))))

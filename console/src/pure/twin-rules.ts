@@ -4,7 +4,7 @@
  */
 import { isObject, type Json, type JsonObject } from './json'
 
-/** Levels of objects below a section. */
+/** Levels of objects and lists. */
 export const DEPTH_MAX = 10
 /** Bytes of UTF-8 of one string. */
 export const STRING_BYTES_MAX = 4096
@@ -13,7 +13,7 @@ export const KEY_BYTES_MAX = 1024
 /** Bytes of a whole section. */
 export const SECTION_BYTES_MAX = { tags: 8 * 1024, desired: 32 * 1024 }
 /** Whole numbers beyond these lose digits on the way. */
-const INTEGER_MAX = 4_503_599_627_370_496
+const INTEGER_MAX = 4_503_599_627_370_495
 
 export type Fault = { path: string[]; message: string; severity: 'error' | 'warning' }
 
@@ -21,7 +21,7 @@ export function twinFaults(section: 'tags' | 'desired', value: Json, reported: J
   if (!isObject(value)) return [fault([], 'must be an object: { … }')]
   const faults: Fault[] = []
   walk(value, [], faults)
-  const size = bytes(JSON.stringify(value))
+  const size = weight(value)
   const most = SECTION_BYTES_MAX[section]
   if (size > most) faults.push(fault([], `has ${size} bytes; the hub takes ${most}`))
   if (section === 'desired') kinds(value, reported, faults)
@@ -29,15 +29,17 @@ export function twinFaults(section: 'tags' | 'desired', value: Json, reported: J
 }
 
 function walk(value: Json, path: string[], faults: Fault[]): void {
-  if (isObject(value)) {
-    if (path.length > DEPTH_MAX) faults.push(fault(path, `is nested deeper than ${DEPTH_MAX} levels`))
+  if (typeof value === 'object' && value !== null && path.length >= DEPTH_MAX) {
+    faults.push(fault(path, `lies deeper than ${DEPTH_MAX} levels`))
+  } else if (isObject(value)) {
     for (const [key, inner] of Object.entries(value)) {
       const bad = key === '' ? 'a key cannot be empty' : badKey(key)
       if (bad) faults.push(fault([...path, key], bad))
       walk(inner, [...path, key], faults)
     }
   } else if (Array.isArray(value)) {
-    value.forEach((inner, index) => walk(inner, [...path, String(index)], faults))
+    // A list is one value: a null in it deletes nothing.
+    value.forEach((inner, index) => inner === null || walk(inner, [...path, String(index)], faults))
   } else if (value === null) {
     faults.push(fault(path, 'null deletes a property: leave the property out instead'))
   } else if (typeof value === 'string' && bytes(value) > STRING_BYTES_MAX) {
@@ -49,7 +51,7 @@ function walk(value: Json, path: string[], faults: Fault[]): void {
 
 function badKey(key: string): string | undefined {
   if (bytes(key) > KEY_BYTES_MAX) return `a key has at most ${KEY_BYTES_MAX} bytes`
-  const sign = /[.$# \u0000-\u001f\u007f-\u009f]/u.exec(key)?.[0]
+  const sign = /[.$ \u0000-\u001f\u007f-\u009f]/u.exec(key)?.[0]
   if (sign === undefined) return undefined
   return `a key cannot contain ${sign === ' ' ? 'a blank' : JSON.stringify(sign)}`
 }
@@ -77,6 +79,14 @@ function kind(value: Json): string {
 
 function fault(path: string[], message: string): Fault {
   return { path, message, severity: 'error' }
+}
+
+/** As the hub counts: keys and texts by their bytes, numbers 8, booleans 4. */
+function weight(value: Json): number {
+  if (Array.isArray(value)) return value.reduce<number>((sum, item) => sum + weight(item), 0)
+  if (isObject(value)) return Object.entries(value).reduce((sum, [key, inner]) => sum + bytes(key) + weight(inner), 0)
+  if (typeof value === 'string') return bytes(value)
+  return typeof value === 'number' ? 8 : typeof value === 'boolean' ? 4 : 0
 }
 
 function bytes(value: string): number {

@@ -1,0 +1,54 @@
+import { expect, test } from 'vitest'
+
+import type { Json, JsonObject } from '../src/pure/json'
+import { acknowledgements, twinFaults } from '../src/pure/twin-rules'
+
+const deep = (levels: number): JsonObject => (levels === 0 ? {} : { a: deep(levels - 1) })
+
+test.each<[string, 'tags' | 'desired', Json, string | undefined]>([
+  ['an object is fine', 'desired', { a: { b: [1, 'x', true] } }, undefined],
+  ['a list is no section', 'desired', [], 'must be an object'],
+  ['dots', 'tags', { 'a.b': 1 }, 'a key cannot contain "."'],
+  ['dollars', 'desired', { a: { $b: 1 } }, 'a key cannot contain "$"'],
+  ['blanks', 'desired', { 'a b': 1 }, 'a key cannot contain a blank'],
+  ['nulls', 'desired', { a: null }, 'leave the property out'],
+  ['ten levels are fine', 'desired', deep(9), undefined],
+  ['more levels', 'desired', deep(10), 'deeper than 10'],
+  ['lists count as levels', 'desired', { a: [[[[[[[[[[1]]]]]]]]]] }, 'deeper than 10'],
+  ['a null in a list is a value', 'desired', { a: [null] }, undefined],
+  ['long text', 'desired', { a: 'x'.repeat(4097) }, 'has 4097 bytes'],
+  ['umlauts count by bytes', 'desired', { a: 'ü'.repeat(2049) }, 'has 4098 bytes'],
+  ['great numbers', 'desired', { a: 2 ** 53 }, 'send it as text'],
+  ['great tags', 'tags', { a: 'x'.repeat(4000), b: 'x'.repeat(4000), c: 'x'.repeat(400) }, 'the hub takes 8192'],
+])('%s', (_, section, value, words) => {
+  const faults = twinFaults(section, value)
+  if (words === undefined) expect(faults).toEqual([])
+  else expect(faults.map((fault) => fault.message).join('\n')).toContain(words)
+})
+
+test('the type that a module uses is its schema', () => {
+  const reported = { threshold: { value: 3.5, ac: 203, av: 1 }, metrics: { value: null, ac: 203 }, other: 7 }
+  expect(twinFaults('desired', { threshold: '5', metrics: ['cpu'], other: 'x' }, reported)).toEqual([
+    { path: ['threshold'], severity: 'warning', message: 'is text; the module uses a number now' },
+  ])
+})
+
+test('what a module says of each property is told', () => {
+  const reported = {
+    obeyed: { value: 5, ac: 200, av: 4 },
+    refused: { value: 3, ac: 400, av: 4, ad: 'not above 0' },
+    unset: { value: 10, ac: 203, av: 4 },
+    late: { value: 1, ac: 200, av: 3 },
+    same: { value: 1, ac: 200, av: 3 },
+    temperature: 21,
+  }
+  const desired = { obeyed: 5, refused: -1, late: 2, same: 1 }
+  const states = acknowledgements(desired, 4, reported).map(({ key, state }) => [key, state])
+  expect(states).toEqual([
+    ['obeyed', 'obeyed'],
+    ['refused', 'refused'],
+    ['unset', 'default'],
+    ['late', 'waiting'],
+    ['same', 'obeyed'],
+  ])
+})
