@@ -4,14 +4,16 @@ import { QueryClient, queryOptions } from '@tanstack/react-query'
 import type { Json, JsonObject } from '../pure/json'
 import { isObject, plain } from '../pure/json'
 import { call, Failure, path, twinPath } from './client'
-import type { DevicePage, DeviceView, Message, MethodCalls, MethodResult, Overview, Session, TelemetryPage, Twin, Validation } from './types'
+import type { DevicePage, DeviceView, MethodCalls, MethodResult, Overview, Session, TelemetryPage, Twin, Validation } from './types'
 
 /** A failed read is tried again so many times, 1 s, then 2 s apart; refusals are not. */
 const READ_RETRIES = 2
 /** The live stream brings news. This is how old a read may be when a page is opened, in milliseconds. */
 const FRESH_MS = 5_000
 /** Rows of telemetry that the first view of a device shows. */
-export const FIRST_ROWS = 500
+export const FIRST_ROWS = 2000
+/** The most that one page of telemetry has. */
+const PAGE_ROWS = 1000
 
 export function makeQueryClient(): QueryClient {
   return new QueryClient({
@@ -61,14 +63,20 @@ export async function devicePage(filter: DeviceFilter, after: string | undefined
   }
 }
 
-/** The newest rows of a device, oldest first. */
-export async function newestRows(device: string, signal: AbortSignal): Promise<Message[]> {
-  const read = (from: number, max: number): Promise<TelemetryPage> => call('GET', `/api/v1/telemetry?device=${encodeURIComponent(device)}&max=${max}&from=${from}`, { signal })
-  const { end, first } = await read(0, 1)
-  // Offsets count the messages of all devices of the partition, so a quiet device among loud ones gives fewer.
-  const page = await read(Math.max(first, end - FIRST_ROWS), FIRST_ROWS)
-  return page.messages
+const telemetry = (device: string, from: number, max: number, signal: AbortSignal): Promise<TelemetryPage> =>
+  call('GET', `/api/v1/telemetry?device=${encodeURIComponent(device)}&max=${max}&from=${from}`, { signal })
+
+/**
+ * Where the first view of a device's telemetry begins. Offsets count the messages of all devices
+ * of a partition, so a quiet device among loud ones begins with fewer rows.
+ */
+export async function firstOffset(device: string, signal: AbortSignal): Promise<number> {
+  const { end, first } = await telemetry(device, 0, 1, signal)
+  return Math.max(first, end - FIRST_ROWS)
 }
+
+/** A page of a device's messages, oldest first. */
+export const messagesFrom = (device: string, from: number, signal: AbortSignal): Promise<TelemetryPage> => telemetry(device, from, PAGE_ROWS, signal)
 
 export const exchange = (token: string): Promise<Session> => call('POST', '/api/v1/console/exchange', { body: { token } })
 export const readSession = (): Promise<Session> => call('GET', '/api/v1/console/session')

@@ -51,7 +51,7 @@ function Filters({ filter }: { filter: DeviceFilter }): ReactNode {
   const set = (part: DeviceFilter): void => void navigate({ to: '/devices', search: (held) => ({ ...held, ...part }), replace: true })
   const type = useDebouncedCallback((search: string) => set({ search: search || undefined }), TYPING_MS)
   return (
-    <SimpleGrid cols={{ base: 1, xs: 2, md: 5 }} mb="md" spacing="sm">
+    <SimpleGrid cols={{ base: 2, md: 5 }} mb="md" spacing="sm">
       <TextInput
         label="Device id"
         placeholder="any part of it"

@@ -21,11 +21,12 @@ const HEIGHT_MIN = 300
 const HEIGHT_MAX = 620
 
 type ModuleNode = Node<{ face: NodeFace; kind: string }, 'module'>
+type CornerNode = Node<Record<string, never>, 'corner'>
 type RouteEdge = Edge<{ face: EdgeFace; open: (() => void) | undefined; name: string; bend: Point[]; label: Point }, 'route'>
 type Point = { x: number; y: number }
-type Plan = { nodes: Map<string, Point>; edges: Map<string, { bend: Point[]; label: Point }>; height: number }
+type Plan = { nodes: Map<string, Point>; edges: Map<string, { bend: Point[]; label: Point }>; width: number; height: number }
 
-const nodeTypes = { module: ModuleBox }
+const nodeTypes = { module: ModuleBox, corner: Corner }
 const edgeTypes = { route: RouteLine }
 
 export default function GraphView({ graph, node, edge, open, label }: Props): ReactNode {
@@ -34,7 +35,7 @@ export default function GraphView({ graph, node, edge, open, label }: Props): Re
   const shape = JSON.stringify([graph.nodes.map((held) => held.id), graph.edges.map((held) => held.id)])
   const narrow = useMediaQuery('(max-width: 48em)', false, { getInitialValueInEffect: false })
   const plan = useMemo(() => arrange(graph, narrow), [shape, narrow])
-  const nodes: ModuleNode[] = graph.nodes.map((held) => ({
+  const boxes: ModuleNode[] = graph.nodes.map((held) => ({
     id: held.id,
     type: 'module',
     position: plan.nodes.get(held.id) ?? { x: 0, y: 0 },
@@ -43,6 +44,8 @@ export default function GraphView({ graph, node, edge, open, label }: Props): Re
     targetPosition: narrow ? Position.Top : Position.Left,
     ariaLabel: [node(held.id).title, ...node(held.id).lines].join(', '),
   }))
+  // The view fits boxes; these make room for labels that stand further out.
+  const corners = [{ x: 0, y: 0 }, { x: plan.width, y: plan.height }].map((position, index): CornerNode => ({ id: `corner ${index}`, type: 'corner', position, data: {}, focusable: false, selectable: false }))
   const edges: RouteEdge[] = graph.edges.map((held) => ({
     id: held.id,
     source: held.from,
@@ -55,7 +58,7 @@ export default function GraphView({ graph, node, edge, open, label }: Props): Re
   return (
     <div className="graph" role="group" aria-label={label} style={{ height: Math.min(HEIGHT_MAX, Math.max(HEIGHT_MIN, plan.height * 1.25)) }}>
       <ReactFlow
-        nodes={nodes}
+        nodes={[...boxes, ...corners]}
         edges={edges}
         nodeTypes={nodeTypes}
         edgeTypes={edgeTypes}
@@ -92,8 +95,8 @@ function arrange(graph: Graph, narrow: boolean): Plan {
     // The ends come from the boxes; only what lies between is the layout's.
     return { bend: points.slice(1, -1), label: { x, y } }
   }
-  const { height } = plan.graph() as { height: number }
-  return { nodes: new Map(graph.nodes.map((node) => [node.id, corner(node.id)])), edges: new Map(graph.edges.map((edge) => [edge.id, way(edge)])), height }
+  const { width, height } = plan.graph() as { width: number; height: number }
+  return { nodes: new Map(graph.nodes.map((node) => [node.id, corner(node.id)])), edges: new Map(graph.edges.map((edge) => [edge.id, way(edge)])), width, height }
 }
 
 /** A soft line from box to box by way of the layout's points: straight on at every point. */
@@ -123,6 +126,10 @@ function ModuleBox({ data, sourcePosition = Position.Right, targetPosition = Pos
       <Handle type="source" position={sourcePosition} isConnectable={false} />
     </div>
   )
+}
+
+function Corner(): ReactNode {
+  return <div style={{ width: 1, height: 1 }} aria-hidden="true" />
 }
 
 function RouteLine({ sourceX, sourceY, targetX, targetY, sourcePosition, markerEnd, data }: EdgeProps<RouteEdge>): ReactNode {

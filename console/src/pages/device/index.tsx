@@ -1,8 +1,8 @@
 /** One device: who it is, when it was heard of, and its tabs. */
 import { Alert, Group, Skeleton, Stack, Text, Title } from '@mantine/core'
 import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { Link, Outlet } from '@tanstack/react-router'
-import { useState, type ReactNode } from 'react'
+import { Link, Outlet, useRouterState } from '@tanstack/react-router'
+import { useEffect, useRef, useState, type ReactNode } from 'react'
 
 import { Failure } from '../../api/client'
 import { deviceKey, deviceQuery } from '../../api/queries'
@@ -44,17 +44,27 @@ export function Device(): ReactNode {
           {gone}
         </Alert>
       )}
-      <nav className="tabs" aria-label="Tabs of the device">
-        {TABS.map(([tab, name]) => (
-          <Link key={tab} to={tab} params={{ device: id }} activeOptions={{ exact: true, includeSearch: false }}>
-            {name}
-          </Link>
-        ))}
-      </nav>
+      <Tabs id={id} />
       <DeviceContext value={{ id, view: data }}>
         <Outlet />
       </DeviceContext>
     </Stack>
+  )
+}
+
+function Tabs({ id }: { id: string }): ReactNode {
+  const place = useRef<HTMLElement>(null)
+  const path = useRouterState({ select: (state) => state.location.pathname })
+  // On a phone the row of tabs is wider than the window.
+  useEffect(() => place.current?.querySelector('[data-status="active"]')?.scrollIntoView({ block: 'nearest', inline: 'center' }), [path])
+  return (
+    <nav className="tabs" aria-label="Tabs of the device" ref={place}>
+      {TABS.map(([tab, name]) => (
+        <Link key={tab} to={tab} params={{ device: id }} activeOptions={{ exact: true, includeSearch: false }}>
+          {name}
+        </Link>
+      ))}
+    </nav>
   )
 }
 

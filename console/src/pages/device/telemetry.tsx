@@ -2,21 +2,19 @@
 import { Alert, Badge, Button, Card, Drawer, Group, Modal, MultiSelect, SegmentedControl, Select, SimpleGrid, Stack, Text, TextInput } from '@mantine/core'
 import { useDisclosure } from '@mantine/hooks'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useEffect, useMemo, useRef, useState, type CSSProperties, type FormEvent, type ReactNode } from 'react'
+import { lazy, Suspense, useMemo, useState, type CSSProperties, type FormEvent, type ReactNode } from 'react'
 
-import { newestRows } from '../../api/queries'
-import type { Message, TelemetryRows } from '../../api/types'
 import { telemetryRoute } from '../../app/router'
 import { PauseIcon, PlayIcon } from '../../app/icons'
-import { useLive } from '../../live/browser'
 import { Command, Copy, Problem } from '../../parts/common'
 import { SIGNS } from '../../app/icons'
 import { Window } from '../../parts/window'
 import { buckets } from '../../pure/buckets'
 import { jsonBody, ranked } from '../../pure/series'
-import { Rows, type Row } from '../../pure/telemetry'
+import type { Row, Rows } from '../../pure/telemetry'
 import { count, fine, RANGES, short, type Range } from '../../pure/time'
 import { moduleNames, quoted, useDevice } from './context'
+import { useRows } from './rows'
 
 const Chart = lazy(() => import('../../parts/chart').then(({ Chart }) => ({ default: Chart })))
 
@@ -31,62 +29,6 @@ export function Telemetry(): ReactNode {
   const { module, filter } = telemetryRoute.useSearch()
   // Another filter is another list: nothing of the old one stays.
   return <Tail key={`${id} ${module} ${filter}`} device={id} module={module} filter={filter} />
-}
-
-type Problems = { read?: unknown; refused?: string }
-
-function useRows(device: string, module: string | undefined, filter: string | undefined, paused: boolean): { rows: Rows; version: number; problems: Problems; waiting: number } {
-  const [rows] = useState(() => new Rows())
-  const [version, setVersion] = useState(0)
-  const [problems, setProblems] = useState<Problems>({})
-  const [ready, setReady] = useState(filter !== undefined)
-  const held = useRef<{ messages: Message[]; dropped: number }>({ messages: [], dropped: 0 })
-  const topic = `telemetry:${encodeURIComponent(device)}${module === undefined ? '' : `/${encodeURIComponent(module)}`}${filter === undefined ? '' : `?${filter}`}`
-
-  const flush = (): void => {
-    const { messages, dropped } = held.current
-    held.current = { messages: [], dropped: 0 }
-    rows.take(messages, dropped)
-    setVersion(rows.version)
-  }
-  useLive(
-    topic,
-    ({ data, dropped }) => {
-      const news = data as unknown as TelemetryRows
-      held.current.messages.push(...news.rows)
-      held.current.dropped += dropped + news.skipped
-      // While paused the newest wait; more than the list holds are let go and counted.
-      const over = held.current.messages.length - rows.ring.capacity
-      if (over > 0) {
-        held.current.messages.splice(0, over)
-        held.current.dropped += over
-      }
-      if (!paused && ready) flush()
-      else setVersion((value) => value + 0.001)
-    },
-    (refused) => setProblems((before) => ({ ...before, refused })),
-  )
-  // What was there before comes first. A filter is the hub's work, so it starts from now.
-  useEffect(() => {
-    if (filter !== undefined) return undefined
-    const abort = new AbortController()
-    newestRows(device, abort.signal)
-      .then((messages) => rows.take(messages.filter((message) => module === undefined || message.moduleId === module)))
-      .catch((read: unknown) => abort.signal.aborted || setProblems((before) => ({ ...before, read })))
-      .finally(() => {
-        if (abort.signal.aborted) return
-        setReady(true)
-        flush()
-      })
-    return () => abort.abort()
-    // Once for each list; see the key above.
-    // eslint-disable-next-line
-  }, [])
-  useEffect(() => {
-    if (!paused && ready) flush()
-    // eslint-disable-next-line
-  }, [paused])
-  return { rows, version, problems, waiting: held.current.messages.length }
 }
 
 function Tail({ device, module, filter }: { device: string; module: string | undefined; filter: string | undefined }): ReactNode {
