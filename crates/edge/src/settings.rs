@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use engine::network::{InvalidSubnet, Subnet};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -102,8 +103,11 @@ pub struct OwnSettings {
     pub upstream_https_port: u16,
     /// Where to dial instead of resolving the hub's name.
     pub upstream_address: Option<IpAddr>,
-    /// Addresses under which modules reach the router, for its certificate.
+    /// Further addresses under which others reach the router, for its certificate. Modules on
+    /// the engine's network reach it there, which needs no entry.
     pub gateway_addresses: Vec<IpAddr>,
+    /// The network of the embedded engine's bridge; the engine picks one when absent.
+    pub network: Option<Subnet>,
     /// The unprivileged user that `run` becomes; none keeps the user it was started as.
     pub user: Option<Box<str>>,
     /// The group that may use the management socket.
@@ -247,6 +251,7 @@ struct OwnFile {
     upstream_address: Option<IpAddr>,
     #[serde(default)]
     gateway_addresses: Vec<IpAddr>,
+    network: Option<String>,
     user: Option<String>,
     group: Option<String>,
     queue_bytes_max: Option<u64>,
@@ -361,6 +366,11 @@ impl OwnFile {
             let words = "queue_bytes_max must be at least 16777216".to_owned();
             return Err(InvalidSettings::Section { section: "selvedge", words });
         }
+        let network = self.network.map(|text| text.parse()).transpose();
+        let network = network.map_err(|error: InvalidSubnet| {
+            let words = format!("network: {error}");
+            InvalidSettings::Section { section: "selvedge", words }
+        })?;
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8883));
         Ok(OwnSettings {
             engine: self.engine.unwrap_or(EngineKind::Embedded),
@@ -370,6 +380,7 @@ impl OwnFile {
             upstream_https_port: self.upstream_https_port.unwrap_or(443),
             upstream_address: self.upstream_address,
             gateway_addresses: self.gateway_addresses,
+            network,
             user: self.user.map(Into::into),
             group: self.group.map(Into::into),
             queue_bytes_max,

@@ -1,6 +1,7 @@
 //! Starts the areas of the runtime, joins them, and stops them in order.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
@@ -9,6 +10,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use credentials::certificate::Issued;
 use credentials::key::{InvalidKey, SymmetricKey};
 use credentials::key_store::{KeyStore, LeafRequest, Purpose, UseKeyError};
+use engine::error::EngineError;
+use engine::network::hosts::HOST_GATEWAY;
 use engine::runtime::ModuleRuntime;
 use journal::disk::Disk;
 use journal::log::OpenLogError;
@@ -22,12 +25,12 @@ use model::world::World;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::access::ModuleKeys;
 use crate::agent::restart::History;
 use crate::agent::shell::{Agent, AgentParts};
-use crate::agent::spec::Surroundings;
+use crate::agent::spec::{EDGE_HUB_NAME, Surroundings};
 use crate::identity::key_store::{FileKeyStore, OpenKeysError};
 use crate::identity::shell::Identities;
 use crate::router::shell::{Core, RouterApi, RouterParts};
@@ -93,6 +96,9 @@ pub enum StartEdgeError {
     /// The device's key is none.
     #[error("the device's key cannot be used")]
     DeviceKey(#[from] InvalidKey),
+    /// The engine does not answer.
+    #[error("cannot use the engine")]
+    Engine(#[from] EngineError),
 }
 
 /// A running device runtime. Dropping it without [`Edge::close`] is like a power cut, but for
@@ -111,6 +117,8 @@ impl std::fmt::Debug for Edge {
 /// What the front door and the handlers share.
 pub(crate) struct Running {
     settings: Settings,
+    /// This machine's address on the engine's network, if it has one.
+    bridge: Option<Ipv4Addr>,
     router: Arc<Core>,
     agent: Arc<Agent>,
     identities: Arc<Identities>,
@@ -180,14 +188,14 @@ impl Edge {
     /// [`StartEdgeError`] names the file that cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, StartEdgeError> {
         let Parts { settings, folder, disk, world, upstream, runtime, sockets, faults } = parts;
+        let bridge = bridge(&*runtime).await?;
         let path = folder.join(FACTS);
         let device = settings.provisioning.device.clone();
         let key = settings.provisioning.key.expose_str();
         let key = SymmetricKey::parse(key.unwrap_or_default())?;
         let keys = FileKeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, &world)?;
         let bundle = trust_bundle(&keys, settings.trust_bundle_cert.as_deref())?;
-        let mut kept = Kept::open(&path, &world, faults)
-            .map_err(|source| StartEdgeError::Facts { path, source: Box::new(source) })?;
+        let mut kept = Kept::open(&path, &world, faults).map_err(|it| unusable(path, it))?;
         let (stop, stopped) = watch::channel(false);
         let hub_host = settings.provisioning.hub_host.clone();
         let link_parts = LinkParts {
@@ -234,7 +242,7 @@ impl Edge {
             identities: Arc::clone(&identities),
             link: links.link(&IdentityId::module(&device, &agent_name)),
             store: kept.store,
-            surroundings: surroundings(&settings, &secrets.bundle),
+            surroundings: surroundings(&settings, bridge, &secrets.bundle),
             sockets,
             secrets: Arc::<Secrets>::clone(&secrets),
             last_good: kept.last_good.remove(&agent_name),
@@ -245,7 +253,7 @@ impl Edge {
         });
         secrets.agent.set(Arc::downgrade(&agent)).expect("set only here");
         info!(device_id = %device, incarnation = kept.incarnation, "edge runtime started");
-        let running = Running { settings, router, agent, identities, secrets };
+        let running = Running { settings, bridge, router, agent, identities, secrets };
         Ok(Self { running: Arc::new(running), stop })
     }
 
@@ -266,16 +274,23 @@ impl Edge {
         crate::management::http::router(Arc::clone(&self.running))
     }
 
-    /// A fresh certificate for the router's listeners, for the host name and all gateway
-    /// addresses.
+    /// Where modules on the engine's network find this machine; the router must listen there.
+    /// Absent if modules have no network of their own.
+    pub fn bridge(&self) -> Option<Ipv4Addr> {
+        self.running.bridge
+    }
+
+    /// A fresh certificate for the router's listeners, for the names and addresses under which
+    /// modules and leaf devices reach it.
     ///
     /// # Errors
     /// [`UseKeyError`] if a name cannot stand in a certificate, or the device CA has expired.
     pub fn server_certificate(&self) -> Result<Issued, UseKeyError> {
         let settings = &self.running.settings;
-        let addresses: Vec<String> =
-            settings.own.gateway_addresses.iter().map(ToString::to_string).collect();
-        let mut names = vec![&*settings.hostname];
+        let own = settings.own.gateway_addresses.iter().copied();
+        let bridge = self.running.bridge.map(IpAddr::V4);
+        let addresses: Vec<String> = own.chain(bridge).map(|it| it.to_string()).collect();
+        let mut names = vec![&*settings.hostname, EDGE_HUB_NAME];
         names.extend(addresses.iter().map(String::as_str));
         self.running.secrets.keys.issue(&LeafRequest {
             purpose: Purpose::Server,
@@ -395,14 +410,30 @@ fn trust_bundle(keys: &dyn KeyStore, more: Option<&Path>) -> Result<String, Open
     Ok(format!("{}{}", keys.authority(), more.unwrap_or_default()))
 }
 
-fn surroundings(settings: &Settings, trust_bundle: &str) -> Surroundings {
+fn unusable(path: PathBuf, source: StoreError) -> StartEdgeError {
+    StartEdgeError::Facts { path, source: Box::new(source) }
+}
+
+/// Where modules find this machine, by the engine, which has made its network now.
+async fn bridge(runtime: &dyn ModuleRuntime) -> Result<Option<Ipv4Addr>, EngineError> {
+    let info = runtime.info().await?;
+    for warning in info.warnings {
+        warn!(engine = info.kind, warning, "engine");
+    }
+    Ok(info.gateway)
+}
+
+fn surroundings(settings: &Settings, bridge: Option<Ipv4Addr>, trust_bundle: &str) -> Surroundings {
     let listen = &settings.connect.workload;
     let folder = listen.parent().map_or_else(|| settings.own.data.clone(), PathBuf::from);
     Surroundings {
         device: settings.provisioning.device.clone(),
         hub_host: settings.provisioning.hub_host.clone(),
         hostname: settings.hostname.clone(),
-        gateway: settings.own.gateway_addresses.first().map(ToString::to_string),
+        // An address that the operator named may be one that no module reaches.
+        gateway: bridge
+            .map(|_| HOST_GATEWAY.to_owned())
+            .or_else(|| settings.own.gateway_addresses.first().map(ToString::to_string)),
         sockets: folder.join("mnt"),
         agent_env: settings.agent.env.clone(),
         trust_bundle: trust_bundle.into(),

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use engine::backend::Backend;
-use engine::create_options::Policy;
 use engine::embedded::{EmbeddedEngine, EmbeddedSettings};
 use engine::helper::{HelperClient, connect, serve};
+use engine::network::Subnet;
 use engine::runtime::{
     EngineInfo, EngineResult, ImageArchive, ImageImported, ImageState, LogQuery, LogStream,
     ModuleCreated, ModuleRuntime, ModuleSpec, ModuleState,
@@ -28,9 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// The helper's own `main`: serves the engine on standard input until the runtime is gone.
-pub(crate) fn serve_on_stdin(root: PathBuf, monitor: PathBuf, world: &World) -> Result<()> {
+pub(crate) fn serve_on_stdin(settings: EmbeddedSettings, world: &World) -> Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
-    let settings = EmbeddedSettings { root, monitor, policy: Policy::default(), network: None };
     let engine = EmbeddedEngine::open(settings).context("the embedded engine does not start")?;
     let engine: Arc<dyn Backend> = Arc::new(engine);
     serve(socket, engine, world).context("the runtime cannot be served")
@@ -46,6 +45,7 @@ pub(crate) struct Helper {
 struct Start {
     root: PathBuf,
     monitor: PathBuf,
+    network: Option<Subnet>,
 }
 
 impl Start {
@@ -54,6 +54,9 @@ impl Start {
         let program = std::env::current_exe().context("this program")?;
         let mut command = Command::new(program);
         command.arg("engine").arg("--root").arg(&self.root).arg("--monitor").arg(&self.monitor);
+        if let Some(network) = self.network {
+            command.arg("--network").arg(network.to_string());
+        }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         // A signal from the terminal is for the runtime, which then closes the socket.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -64,8 +67,13 @@ impl Start {
 
 impl Helper {
     /// Starts the helper and the task that watches it.
-    pub(crate) fn start(root: &Path, monitor: &Path, world: &World) -> Result<Arc<Self>> {
-        let start = Start { root: root.to_owned(), monitor: monitor.to_owned() };
+    pub(crate) fn start(
+        root: &Path,
+        monitor: &Path,
+        network: Option<Subnet>,
+        world: &World,
+    ) -> Result<Arc<Self>> {
+        let start = Start { root: root.to_owned(), monitor: monitor.to_owned(), network };
         let (child, socket) = start.child()?;
         let client = connect(socket, world.clone()).context("the engine helper's socket")?;
         let client = RwLock::new(Arc::new(client));

@@ -13,6 +13,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use engine::create_options::Policy;
+use engine::embedded::EmbeddedSettings;
+use engine::network::Subnet;
 
 /// The device runtime: makes modules run as the cloud desires, and carries their messages.
 #[derive(Debug, Parser)]
@@ -68,6 +71,16 @@ struct EngineArgs {
     /// The program `selvedge-monitor`
     #[arg(long, value_name = "FILE")]
     monitor: PathBuf,
+    /// The network of the bridge
+    #[arg(long, value_name = "NET")]
+    network: Option<Subnet>,
+}
+
+impl EngineArgs {
+    fn settings(self) -> EmbeddedSettings {
+        let Self { root, monitor, network } = self;
+        EmbeddedSettings { root, monitor, policy: Policy::default(), network }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -102,7 +115,7 @@ fn main() -> ExitCode {
                 Command::Run(args) => runtime.block_on(run::run(&args)),
                 Command::Engine(args) => {
                     let world = net::world::system(runtime.handle().clone());
-                    helper::serve_on_stdin(args.root, args.monitor, &world)
+                    helper::serve_on_stdin(args.settings(), &world)
                 }
             };
             // A thread that waits for the disk must not hold the process.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ const CERTIFICATE_EVERY: Duration = Duration::from_hours(24);
 /// Who may use the management socket when a group is named, and when none is.
 const MANAGEMENT_GROUP_MODE: u32 = 0o660;
 const MANAGEMENT_MODE: u32 = 0o600;
+/// Where SDKs of modules dial the router; they know no other port.
+const ROUTER_PORT: u16 = 8883;
 /// Where others learn the addresses in use, in the data folder.
 const ADDRESSES: &str = "edge.json";
 
@@ -75,8 +78,11 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     .await
     .context("the runtime does not start")?;
     let listeners = Listeners::start(&edge, &settings, &network, &world).await?;
-    publish(&data, &listeners.mqtt_address, &settings.listen.management)?;
-    info!(mqtt = %listeners.mqtt_address, "selvedge-edge is ready");
+    publish(&data, &listeners.mqtt_addresses, &settings.listen.management)?;
+    for mqtt in &listeners.mqtt_addresses {
+        info!(%mqtt, "the router listens");
+    }
+    info!("selvedge-edge is ready");
     until_stopped(&edge, &listeners.certificate).await?;
     info!("stopping");
     listeners.stop().await;
@@ -184,7 +190,8 @@ fn engine(args: &RunArgs, settings: &Settings, world: &World) -> Result<Arc<dyn 
             if !monitor.is_file() {
                 bail!("{} is not there; name it with --monitor FILE", monitor.display());
             }
-            let helper: Arc<dyn ModuleRuntime> = Helper::start(&root, &monitor, world)?;
+            let helper: Arc<dyn ModuleRuntime> =
+                Helper::start(&root, &monitor, settings.own.network, world)?;
             Ok(helper)
         }
     }
@@ -206,8 +213,9 @@ async fn import(args: &RunArgs, runtime: &dyn ModuleRuntime) -> Result<()> {
 
 /// Everything that listens.
 struct Listeners {
-    mqtt: MqttServer,
-    mqtt_address: Address,
+    mqtt: Vec<MqttServer>,
+    /// The configured one first.
+    mqtt_addresses: Vec<Address>,
     management: HttpServer,
     certificate: ServerCertificate,
 }
@@ -222,24 +230,37 @@ impl Listeners {
         let issued = edge.server_certificate()?;
         let certificate = ServerCertificate::new(&issued.chain, &issued.key_der)?;
         let tls = tls::Server::new(certificate.clone(), client_verifier())?;
-        let at = Address::from(settings.own.mqtt);
-        let incoming =
-            network.listen(&at).await.with_context(|| format!("cannot listen at {at}"))?;
-        let mqtt_address = incoming.address();
-        let mqtt = MqttServer::start(incoming, Some(tls), edge.device_api(), world);
+        let (mut mqtt, mut mqtt_addresses) = (Vec::new(), Vec::new());
+        for at in router_addresses(settings.own.mqtt, edge.bridge()) {
+            let at = Address::from(at);
+            let incoming =
+                network.listen(&at).await.with_context(|| format!("cannot listen at {at}"))?;
+            mqtt_addresses.push(incoming.address());
+            let (tls, api) = (Some(tls.clone()), edge.device_api());
+            mqtt.push(MqttServer::start(incoming, tls, api, world));
+        }
         let path = &settings.listen.management;
         let management = management(edge, path, settings.own.group.as_deref(), network, world)
             .await
             .with_context(|| format!("cannot listen at {}", path.display()))?;
-        Ok(Self { mqtt, mqtt_address, management, certificate })
+        Ok(Self { mqtt, mqtt_addresses, management, certificate })
     }
 
     async fn stop(self) {
-        tokio::join!(
-            self.mqtt.shut_down(SHUTDOWN_PATIENCE),
-            self.management.shut_down(SHUTDOWN_PATIENCE)
-        );
+        let mqtt = self.mqtt.iter().map(|server| server.shut_down(SHUTDOWN_PATIENCE));
+        let management = self.management.shut_down(SHUTDOWN_PATIENCE);
+        tokio::join!(futures_util::future::join_all(mqtt), management);
     }
+}
+
+/// Where the router listens: as configured, and where modules on the engine's network find it.
+fn router_addresses(configured: SocketAddr, bridge: Option<Ipv4Addr>) -> Vec<SocketAddr> {
+    let bridge = bridge.map(|bridge| SocketAddr::from((bridge, ROUTER_PORT)));
+    let is_covered = |wanted: &SocketAddr| {
+        let reaches = configured.ip().is_unspecified() || configured.ip() == wanted.ip();
+        reaches && configured.port() == wanted.port()
+    };
+    std::iter::once(configured).chain(bridge.filter(|it| !is_covered(it))).collect()
 }
 
 async fn management(
@@ -263,9 +284,11 @@ async fn management(
 }
 
 /// Tells others where the router listens; the file is complete whenever it is there.
-fn publish(data: &Path, mqtt: &Address, management: &Path) -> Result<()> {
+fn publish(data: &Path, mqtt: &[Address], management: &Path) -> Result<()> {
+    let mut mqtt = mqtt.iter().map(ToString::to_string);
     let text = json!({
-        "mqtt": mqtt.to_string(),
+        "mqtt": mqtt.next(),
+        "modules": mqtt.next(),
         "management": management,
         "pid": std::process::id(),
     });
@@ -291,5 +314,27 @@ async fn until_stopped(edge: &Edge, certificate: &ServerCertificate) -> Result<(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_router_listens_once_wherever_modules_look_for_it() {
+        let check = |configured: &str, bridge: Option<&str>, expected: &[&str]| {
+            let bridge = bridge.map(|text| text.parse().unwrap());
+            let all = router_addresses(configured.parse().unwrap(), bridge);
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            assert_eq!(all, expected);
+        };
+        let bridge = Some("172.29.7.1");
+        check("127.0.0.2:8883", None, &["127.0.0.2:8883"]);
+        check("127.0.0.2:8883", bridge, &["127.0.0.2:8883", "172.29.7.1:8883"]);
+        check("0.0.0.0:8883", bridge, &["0.0.0.0:8883"]);
+        check("[::]:8883", bridge, &["[::]:8883"]);
+        check("0.0.0.0:1883", bridge, &["0.0.0.0:1883", "172.29.7.1:8883"]);
+        check("172.29.7.1:8883", bridge, &["172.29.7.1:8883"]);
     }
 }

@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -104,9 +104,10 @@ pub(crate) struct UpArgs {
     /// Folder with the modules' image archives
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
-    /// Address that the device's router listens on, port 8883, where SDKs of modules dial
-    #[arg(long, default_value = "127.0.0.2", value_name = "IP")]
-    pub(crate) gateway: std::net::IpAddr,
+    /// Address that the device's router listens on, port 8883 [default: 127.0.0.2 with --engine
+    /// process; containers find it on their own network]
+    #[arg(long, value_name = "IP")]
+    pub(crate) gateway: Option<IpAddr>,
     /// The hub's address for MQTT over TLS; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) mqtt: SocketAddr,

@@ -3,6 +3,7 @@
 //! Variables: Azure IoT Edge, `CreateOrUpdateCommand`; SDKs start from exactly these.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use engine::runtime::{Bind, ModuleSpec as EngineSpec};
@@ -13,6 +14,9 @@ use sha2::{Digest, Sha256};
 
 /// The version of the workload interface that modules are told.
 const API_VERSION: &str = "2018-06-28";
+/// What modules call the router besides the host name. Source: Azure IoT Edge, the network
+/// alias of `$edgeHub`'s container.
+pub(crate) const EDGE_HUB_NAME: &str = "edgeHub";
 /// Name of a module's socket in its own folder.
 pub(crate) const SOCKET: &str = "workload.sock";
 
@@ -22,7 +26,8 @@ pub(crate) struct Surroundings {
     pub(crate) device: DeviceId,
     pub(crate) hub_host: Box<str>,
     pub(crate) hostname: Box<str>,
-    /// Where modules find `hostname`, if nobody else can tell them.
+    /// Where modules find `hostname`, if nobody else can tell them: an address, or
+    /// `host-gateway` for the machine's on the engine's network.
     pub(crate) gateway: Option<String>,
     /// The folder with one folder per module for its workload socket.
     pub(crate) sockets: PathBuf,
@@ -36,6 +41,16 @@ impl Surroundings {
     /// The folder of `module`'s workload socket, the same inside and outside of the module.
     pub(crate) fn socket_folder(&self, module: &ModuleName) -> PathBuf {
         self.sockets.join(module.as_str())
+    }
+
+    /// The names that lead to this machine.
+    fn extra_hosts(&self) -> BTreeMap<String, String> {
+        let Some(at) = &self.gateway else { return BTreeMap::new() };
+        // Modules of Azure's gateways know the router by its module's name, too.
+        let names = [&self.hostname, EDGE_HUB_NAME].into_iter();
+        // A host name that is an address needs no entry, and cannot have one.
+        let names = names.filter(|name| name.parse::<IpAddr>().is_err());
+        names.map(|name| (name.to_owned(), at.clone())).collect()
     }
 
     /// What the engine is to make of `spec`.
@@ -66,7 +81,6 @@ impl Surroundings {
             ("IOTEDGE_GATEWAYHOSTNAME", self.hostname.to_string()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        let gateway = self.gateway.iter().map(|at| (self.hostname.to_string(), at.clone()));
         let create_options = if spec.create_options.is_empty() {
             String::new()
         } else {
@@ -83,7 +97,7 @@ impl Surroundings {
                 "Microsoft.Azure.Devices.Edge.Agent".to_owned(),
             )]),
             aliases: Vec::new(),
-            extra_hosts: gateway.collect(),
+            extra_hosts: self.extra_hosts(),
             digest: String::new(),
         };
         made.digest = digest(&made, spec.digest.as_deref(), &self.trust_bundle);
@@ -165,7 +179,20 @@ mod tests {
         check("RuntimeLogLevel", "debug");
         check("N", "3");
         assert_eq!(made.binds[0].source, PathBuf::from("/run/s/m"));
-        assert_eq!(made.extra_hosts["edge1"], "10.9.0.1");
+    }
+
+    #[test]
+    fn the_names_of_this_machine_lead_to_the_gateway() {
+        let check = |hostname: &str, gateway: Option<&str>, expected: &[(&str, &str)]| {
+            let gateway = gateway.map(str::to_owned);
+            let around = Surroundings { hostname: hostname.into(), gateway, ..surroundings() };
+            let made = around.engine_spec(&"m".parse().unwrap(), &spec(json!({}), ""), "g");
+            let expected = expected.iter().map(|(name, at)| ((*name).into(), (*at).into()));
+            assert_eq!(made.extra_hosts, expected.collect());
+        };
+        check("edge1", Some("10.9.0.1"), &[("edge1", "10.9.0.1"), ("edgeHub", "10.9.0.1")]);
+        check("127.0.0.2", Some("host-gateway"), &[("edgeHub", "host-gateway")]);
+        check("edge1", None, &[]);
     }
 
     #[test]

@@ -48,6 +48,7 @@ upstream_mqtt_port = 18883
 upstream_https_port = 18443
 upstream_address = "127.0.0.1"
 gateway_addresses = ["172.20.0.1"]
+network = "10.9.8.0/24"
 user = "nobody"
 group = "staff"
 queue_bytes_max = 33554432
@@ -60,6 +61,7 @@ queue_bytes_max = 33554432
     assert_eq!(read.agent.env, [("RuntimeLogLevel".into(), "debug".into())]);
     assert_eq!(read.own.engine, EngineKind::Process);
     assert_eq!(read.own.upstream_https_port, 18443);
+    assert_eq!(read.own.network.unwrap().to_string(), "10.9.8.0/24");
 }
 
 #[test]
@@ -90,6 +92,10 @@ fn what_is_wrong_is_refused_with_its_place() {
     check(
         &format!("{GOOD}[agent.env]\nMaxRestartCount = \"3\"\n"),
         "config.toml [agent]: env.MaxRestartCount is unknown",
+    );
+    check(
+        &format!("{GOOD}[selvedge]\nnetwork = \"10.9.8.1/24\"\n"),
+        "config.toml [selvedge]: network: 10.9.8.1 is an address in the network 10.9.8.0",
     );
     check(
         &format!("{GOOD}[selvedge]\nqueue_bytes_max = 1\n"),

@@ -8,7 +8,7 @@ mod pipeline;
 mod screen;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -34,6 +34,8 @@ use crate::terminal::Terminal;
 const DEVICE: &str = "this-machine";
 /// Where the SDKs of modules dial; they know no other port.
 const ROUTER_PORT: u16 = 8883;
+/// Where modules that are plain processes dial, beside a hub on 127.0.0.1.
+const PROCESS_GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// How long the device runtime may take to stop before it is killed.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether a killed runtime is gone.
@@ -93,7 +95,7 @@ struct Ports {
 struct EngineArgs {
     kind: UpEngine,
     images: Vec<PathBuf>,
-    gateway: IpAddr,
+    gateway: Option<IpAddr>,
 }
 
 impl EngineArgs {
@@ -120,6 +122,24 @@ impl EngineArgs {
             }
         }
         Ok(Self { kind: args.engine, images, gateway: args.gateway })
+    }
+
+    /// The name that modules dial, and where the router listens besides the containers' network.
+    fn router(&self) -> (String, SocketAddr) {
+        match (self.kind, self.gateway) {
+            (UpEngine::Process, gateway) => {
+                // Nobody but the address itself tells a plain process where it leads.
+                let gateway = gateway.unwrap_or(PROCESS_GATEWAY);
+                (gateway.to_string(), SocketAddr::new(gateway, ROUTER_PORT))
+            }
+            (UpEngine::Embedded, Some(gateway)) => {
+                (DEVICE.to_owned(), SocketAddr::new(gateway, ROUTER_PORT))
+            }
+            // For whoever asks on this machine; any free port will do.
+            (UpEngine::Embedded, None) => {
+                (DEVICE.to_owned(), SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))
+            }
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -263,20 +283,20 @@ fn configuration(
     Ports { mqtt, https }: Ports,
     engine: &EngineArgs,
 ) -> Result<PathBuf, Failure> {
-    let (gateway, kind) = (engine.gateway, engine.name());
+    let kind = engine.name();
+    let (hostname, mqtt_address) = engine.router();
     let quoted = |path: &Path| Value::String(path.display().to_string()).to_string();
     let text = format!(
         "# Written by `selvedge up` at every start.\n\
-         hostname = \"{gateway}\"\n\
+         hostname = \"{hostname}\"\n\
          trust_bundle_cert = {}\n\n\
          [provisioning]\nsource = \"manual\"\nconnection_string = {}\n\n\
-         [selvedge]\nengine = \"{kind}\"\ndata = {}\nmqtt = \"{}\"\n\
+         [selvedge]\nengine = \"{kind}\"\ndata = {}\nmqtt = \"{mqtt_address}\"\n\
          upstream_address = \"127.0.0.1\"\nupstream_mqtt_port = {mqtt}\n\
          upstream_https_port = {https}\n",
         quoted(&place::hub_folder(data).join("ca.pem")),
         Value::String(connection.to_owned()),
         quoted(folder),
-        SocketAddr::new(gateway, ROUTER_PORT),
     );
     let path = folder.join("config.toml");
     crate::commands::hub::write(&path, text.as_bytes(), 0o600)?;

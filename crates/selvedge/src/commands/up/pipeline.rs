@@ -64,13 +64,10 @@ pub(crate) fn content(engine: UpEngine) -> Value {
     })
 }
 
-/// What the containers are made with: the host's network, the only one this version has, and
-/// the machine's own counters, read-only.
+/// What the containers are made with: the machine's own counters, read-only.
 fn options(engine: UpEngine, binds: &[&str]) -> String {
     match engine {
         UpEngine::Process => "{}".to_owned(),
-        UpEngine::Embedded => {
-            json!({ "HostConfig": { "NetworkMode": "host", "Binds": binds } }).to_string()
-        }
+        UpEngine::Embedded => json!({ "HostConfig": { "Binds": binds } }).to_string(),
     }
 }
