@@ -156,6 +156,15 @@ describe('the live stream', () => {
     expect(acts(PAUSE_FIRST)).toEqual([{ do: 'connect', topics: ['device:a'], lastId: '' }])
   })
 
+  test('topics that are refused for another reason are not asked for again', () => {
+    open(['overview'])
+    core.handleTopics('one', ['device:a', 'overview'], 1)
+    expect(acts(1).map((step) => step.do)).toEqual(['topics'])
+    core.handleTopicsRefused(400, 'no')
+    expect(told(1, 'one').map((message) => message.kind)).toEqual(['gone', 'gone'])
+    expect([1, 2, 3].flatMap((now) => acts(now)).length).toBeLessThanOrEqual(1)
+  })
+
   test('the hub is never asked for more topics than it takes, those in use come first', () => {
     const many = (name: string): string[] => Array.from({ length: TOPICS_MAX - 1 }, (_, index) => `device:${name}${index}`)
     open(many('a'))

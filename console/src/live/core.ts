@@ -137,9 +137,12 @@ export class LiveCore {
   handleTopicsRefused(status: number, reason: string): void {
     if (status === 400) {
       // One wrong topic must not silence the others: the tab that asked is told, the rest goes on.
-      const wrong = this.told.filter((topic) => topic.includes('?'))
+      const filters = this.told.filter((topic) => topic.includes('?'))
+      // Without a filter nothing can be singled out; none is asked for again, or it would never end.
+      const wrong = filters.length > 0 ? filters : this.told
       for (const topic of wrong) {
         this.spread(topic, { kind: 'gone', topic, reason })
+        this.lingering.delete(topic)
         for (const topics of this.tabs.values()) topics.delete(topic)
       }
       this.told = []
