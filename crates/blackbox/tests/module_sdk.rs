@@ -28,7 +28,8 @@ fn pipeline(edge: &Edge, hub: &Hub) -> Result<()> {
     let sensor = json!({ "NetworkMode": "host", "Binds": ["/proc:/host/proc:ro"] });
     let mut sensor = module("selvedge/host-sensor:0.1.0", &sensor);
     sensor["env"] = json!({ "HOST_PROC": { "value": "/host/proc" } });
-    let answerer = module("selvedge/sdk-module:test", &json!({ "NetworkMode": "host" }));
+    // On the bridge, as nearly all of Azure's modules are.
+    let answerer = module("selvedge/sdk-module:test", &json!({}));
     let modules = json!({ "host-sensor": sensor, MODULE: answerer });
     let into = format!("INTO BrokeredEndpoint(\"/modules/{MODULE}/inputs/readings\")");
     let routes = json!({
