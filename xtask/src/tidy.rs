@@ -38,8 +38,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Rooms that know all others.
 const MAY_USE_ALL: &[&str] = &["sim", "bench"];
 /// What only tests of a room may use besides.
-const DEV_MAY_USE: &[(&str, &[&str])] =
-    &[("hub", &["testkit"]), ("edge", &["testkit"]), ("net", &["credentials"])];
+const DEV_MAY_USE: &[(&str, &[&str])] = &[
+    ("api", &["testkit"]),
+    ("engine", &["testkit"]),
+    ("hub", &["testkit"]),
+    ("edge", &["testkit"]),
+    ("net", &["credentials"]),
+];
 /// Rooms without a runtime.
 const NO_TOKIO: &[&str] = &["model", "journal", "wire", "api", "credentials", "selvedge-monitor"];
 /// Licences that dependencies may offer; one of an OR suffices.

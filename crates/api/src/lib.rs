@@ -31,3 +31,6 @@ mod path;
 
 pub use key::Key;
 pub use path::{PathFault, segments};
+
+#[cfg(test)]
+mod golden;

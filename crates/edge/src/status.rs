@@ -88,3 +88,19 @@ pub struct QueueStatus {
     /// Age of the oldest in milliseconds.
     pub oldest_ms: Option<i64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use testkit::shape::{check_golden, shape};
+
+    use super::*;
+
+    /// Management is spoken by the command line of the same release; additions are fine.
+    #[test]
+    fn the_status_is_what_its_golden_file_says() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/status.golden");
+        check_golden(&file, &shape::<EdgeStatus>());
+    }
+}

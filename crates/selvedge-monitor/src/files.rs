@@ -127,3 +127,43 @@ impl Exit {
         File::open(directory)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The engine's tests hold these files too: both sides must understand them.
+    const MONITOR: &str = include_str!("../golden/monitor-v1.json");
+    const EXIT: &str = include_str!("../golden/exit-v1.json");
+
+    #[test]
+    fn the_golden_settings_are_understood_field_by_field() {
+        let Settings { version, id, log, stop_signal, seccomp, after } =
+            serde_json::from_str(MONITOR).expect("the golden file is good");
+        assert_eq!((version, id.as_str(), stop_signal), (VERSION, "sv-1-m", 2));
+        assert_eq!((log.max_size, log.max_file, seccomp), (1000, 2, Profile::Unconfined));
+        let After { unmount, netns, host_interface } = after;
+        assert_eq!(unmount, Some("/run/m/rootfs".into()));
+        assert_eq!(netns, Some("/run/netns/m".into()));
+        assert_eq!(host_interface.as_deref(), Some("sv1"));
+        let mut foreign: Value = serde_json::from_str(MONITOR).expect("the golden file is JSON");
+        foreign["unknown"] = Value::Null;
+        assert!(serde_json::from_value::<Settings>(foreign).is_err(), "nothing is ignored");
+    }
+
+    #[test]
+    fn how_it_ended_is_written_as_the_golden_file_says() {
+        let exit = Exit {
+            version: VERSION,
+            exit_code: 137,
+            signal: Some(9),
+            oom: true,
+            started_at: Some("2026-11-23T00:00:00Z".into()),
+            finished_at: "2026-11-23T00:00:01Z".into(),
+            failure: Some("why".into()),
+        };
+        assert_eq!(serde_json::to_string(&exit).expect("it is JSON"), EXIT.trim_end());
+    }
+}

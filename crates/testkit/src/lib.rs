@@ -2,7 +2,7 @@
 //!
 //! A leaf: it knows neither hub nor edge. Start at [`world`] for a host whose time is virtual,
 //! at [`engine`] for modules that are no processes, at [`conformance`] for what every
-//! implementer of the waist must do.
+//! implementer of the waist must do, at [`shape`] for golden files of messages.
 
 pub mod chance;
 
@@ -11,3 +11,5 @@ pub mod world;
 pub mod engine;
 
 pub mod conformance;
+
+pub mod shape;

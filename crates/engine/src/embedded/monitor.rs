@@ -228,3 +228,43 @@ pub(super) fn kill_group(id: &str) {
         fs::remove_dir(folder).ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::create_options::Policy;
+
+    /// Both sides hold these files: what one writes the other understands.
+    const MONITOR: &str = include_str!("../../../selvedge-monitor/golden/monitor-v1.json");
+    const EXIT: &str = include_str!("../../../selvedge-monitor/golden/exit-v1.json");
+
+    #[test]
+    fn the_settings_have_no_field_that_the_golden_file_lacks() {
+        let golden: Value = serde_json::from_str(MONITOR).unwrap();
+        let options = CreateOptions::parse("{}", Policy::default()).unwrap();
+        let life = Life {
+            id: "sv-1-m",
+            options: &options,
+            signal: None,
+            rootfs: Path::new("/run/m/rootfs"),
+            netns: Some(Path::new("/run/netns/m")),
+        };
+        let written = settings(&life);
+        for (name, value) in written.as_object().unwrap() {
+            let held = golden.get(name).unwrap_or_else(|| unreachable!("{name} is unknown"));
+            let inner = |value: &Value| {
+                value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>())
+            };
+            assert_eq!(inner(value), inner(held), "{name}");
+        }
+        assert_eq!(written["version"], golden["version"]);
+    }
+
+    #[test]
+    fn the_golden_end_of_a_module_is_understood() {
+        let exit: Exit = serde_json::from_str(EXIT).unwrap();
+        assert_eq!((exit.exit_code, exit.oom), (137, true));
+        assert_eq!(exit.finished_at(), exit.started_at().map(|at| at + 1000));
+        assert_eq!(exit.failure.as_deref(), Some("why"));
+    }
+}

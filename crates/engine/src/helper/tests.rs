@@ -6,6 +6,53 @@ use crate::process::ProcessEngine;
 use crate::process::tests::world;
 use crate::runtime::{ModuleRuntime, ModuleStatus};
 
+#[test]
+fn the_protocol_is_what_its_golden_file_says() {
+    use testkit::shape::{check_golden, shape, variants};
+    let parts = [
+        shape::<Request>(),
+        variants::<Ask>(),
+        shape::<Response>(),
+        variants::<Answer>(),
+        errors(),
+    ];
+    let name = format!("golden/helper-v{VERSION}.golden");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    check_golden(&file, &parts.concat());
+}
+
+/// One error of each kind, as JSON. An error that is added gets a line in the match below.
+fn errors() -> String {
+    let [name, message, image] = ["name", "message", "image"].map(str::to_owned);
+    let digests = ["subject", "expected", "found"].map(str::to_owned);
+    let [subject, expected, found] = digests;
+    let all = [
+        EngineError::ImageMissing { image },
+        EngineError::DigestMismatch { subject, expected, found },
+        EngineError::InvalidImage { message: message.clone() },
+        EngineError::InvalidCreateOptions { path: "path".to_owned(), message: message.clone() },
+        EngineError::InvalidSpec { name: name.clone(), message: message.clone() },
+        EngineError::NotFound { name: name.clone() },
+        EngineError::Conflict { name: name.clone(), message: message.clone() },
+        EngineError::StartFailed { name, message: message.clone() },
+        EngineError::Unavailable { message: message.clone() },
+        EngineError::System { action: "action".to_owned(), message },
+    ];
+    let text = |error: &EngineError| match error {
+        EngineError::ImageMissing { .. }
+        | EngineError::DigestMismatch { .. }
+        | EngineError::InvalidImage { .. }
+        | EngineError::InvalidCreateOptions { .. }
+        | EngineError::InvalidSpec { .. }
+        | EngineError::NotFound { .. }
+        | EngineError::Conflict { .. }
+        | EngineError::StartFailed { .. }
+        | EngineError::Unavailable { .. }
+        | EngineError::System { .. } => serde_json::to_string(error).unwrap() + "\n",
+    };
+    all.iter().map(text).collect()
+}
+
 #[tokio::test]
 async fn an_engine_behind_a_socket_answers_as_one_in_the_process() {
     let folder = tempfile::tempdir().unwrap();

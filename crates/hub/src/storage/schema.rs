@@ -32,7 +32,9 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, String> {
     }
     match pragma("user_version").map_err(text)? {
         VERSION => Ok(connection),
-        other => Err(format!("its tables have version {other}, this hub knows {VERSION}")),
+        other => Err(format!(
+            "its tables have version {other}, this hub knows up to {VERSION}; start the newer hub"
+        )),
     }
 }
 
@@ -81,6 +83,40 @@ fn text(error: rusqlite::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn refusal(script: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hub.db");
+        drop(open_writer(&path).unwrap());
+        Connection::open(&path).unwrap().execute_batch(script).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let words = open_writer(&path).map(drop).unwrap_err();
+        assert_eq!(std::fs::read(&path).unwrap(), before, "what is refused is left alone");
+        words
+    }
+
+    #[test]
+    fn a_new_file_has_exactly_the_golden_tables() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = open_writer(&folder.path().join("hub.db")).unwrap();
+        let mut select =
+            made.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
+        let rows = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let dump: Vec<String> = rows.map(|row| row.unwrap()).collect();
+        // SQLite's own table for AUTOINCREMENT has no text of ours.
+        let ours = dump.iter().filter(|sql| !sql.contains("sqlite_sequence"));
+        let golden = TABLES.split(';').map(str::trim).filter(|sql| !sql.is_empty());
+        assert!(ours.map(String::as_str).eq(golden), "{dump:#?}");
+    }
+
+    #[test]
+    fn what_is_newer_or_not_ours_is_refused_by_name_and_left_alone() {
+        let newer = format!("PRAGMA user_version = {};", VERSION + 1);
+        let words = refusal(&newer);
+        assert!(words.contains(&format!("version {}", VERSION + 1)), "{words}");
+        assert!(words.contains("start the newer hub"), "{words}");
+        assert_eq!(refusal("PRAGMA application_id = 1;"), "the file is not a hub's");
+    }
 
     #[test]
     fn tables_do_not_change_without_their_version() {

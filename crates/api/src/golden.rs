@@ -1,0 +1,104 @@
+//! Every shape of the service API has a golden file; a change without a new version fails.
+//!
+//! The shapes under Azure's paths are Azure's and never change under an `api-version`. Ours lie
+//! under `/api/v1`: a field may be added to an answer, nothing may be removed, renamed or made
+//! another type without `/api/v2`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use testkit::shape::{check_golden, shape};
+
+use crate::{
+    configuration, console, error, fleet, health, method, registry, statistics, telemetry, twin,
+};
+
+/// The folder of golden files.
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden");
+
+macro_rules! shapes {
+    ($($area:ident :: $name:ident),* $(,)?) => {
+        [$((concat!(stringify!($area), "::", stringify!($name)), shape::<$area::$name>())),*]
+    };
+}
+
+#[test]
+fn every_shape_is_what_its_golden_file_says() {
+    let shapes = shapes![
+        configuration::ContentFault,
+        console::LinkWanted,
+        console::Link,
+        console::Exchange,
+        console::SessionInfo,
+        console::HubInfo,
+        console::Sessions,
+        error::ErrorBody,
+        fleet::Overview,
+        fleet::DeviceCounts,
+        fleet::ModuleCounts,
+        fleet::FailingModule,
+        fleet::Ingest,
+        fleet::IngestStep,
+        fleet::Change,
+        fleet::DevicePage,
+        fleet::DeviceRow,
+        fleet::DeviceView,
+        fleet::TwinState,
+        fleet::EdgeView,
+        fleet::DesiredOutcome,
+        fleet::EdgeModule,
+        fleet::DesiredModule,
+        fleet::ReportedModule,
+        health::Health,
+        method::InvokeMethod,
+        method::MethodResult,
+        registry::Device,
+        registry::Module,
+        registry::Authentication,
+        registry::SymmetricKey,
+        registry::X509Thumbprint,
+        registry::Capabilities,
+        statistics::DeviceStatistics,
+        statistics::ServiceStatistics,
+        telemetry::TelemetryMessage,
+        telemetry::TelemetryPage,
+        twin::Twin,
+        twin::Properties,
+    ];
+    for (name, shape) in &shapes {
+        check_golden(&Path::new(FOLDER).join(format!("{}.golden", name.replace("::", "."))), shape);
+    }
+    let listed: BTreeSet<String> = shapes.iter().map(|(name, _)| (*name).to_owned()).collect();
+    // Flattened: its parts are listed.
+    let flattened = ["console::Session".to_owned()];
+    let missing: Vec<_> = declared()
+        .into_iter()
+        .filter(|name| !listed.contains(name) && !flattened.contains(name))
+        .collect();
+    assert!(missing.is_empty(), "without a golden file: {missing:?}; add them to the list here");
+    for file in std::fs::read_dir(FOLDER).unwrap() {
+        let file = file.unwrap().file_name().into_string().unwrap();
+        let name = file.trim_end_matches(".golden").replace('.', "::");
+        assert!(listed.contains(&name), "{file}: no shape has this name");
+    }
+}
+
+/// Every struct of this crate that is read from JSON, by area.
+fn declared() -> Vec<String> {
+    let mut all = Vec::new();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in std::fs::read_dir(sources).unwrap() {
+        let path = file.unwrap().path();
+        let area = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for declared in text.split("#[derive(").skip(1) {
+            let (derived, rest) = declared.split_once(")]").unwrap();
+            let name = rest.lines().find_map(|line| line.strip_prefix("pub struct "));
+            if let (true, Some(name)) = (derived.contains("Deserialize"), name) {
+                let name: String = name.chars().take_while(|c| c.is_alphanumeric()).collect();
+                all.push(format!("{area}::{name}"));
+            }
+        }
+    }
+    all
+}
