@@ -89,9 +89,8 @@ impl EmbeddedEngine {
         for name in engine.names()? {
             let container = engine.container(&name);
             if !monitor::lock_is_free(container.folder()) {
-                continue;
-            }
-            if container.exists() {
+                engine.adopt(&name, &container);
+            } else if container.exists() {
                 engine.bury(&container)?;
             } else {
                 // What a crash left half made or half removed has no record.
@@ -100,6 +99,24 @@ impl EmbeddedEngine {
             }
         }
         Ok(engine)
+    }
+
+    /// Joins a container that runs to the bridge again, if somebody has taken that away.
+    fn adopt(&self, name: &str, container: &Container) {
+        let record = container.record().ok().flatten();
+        let on_bridge = record.filter(|record| {
+            record.place.as_ref().is_some_and(|place| place.mode == NetworkMode::Bridge)
+        });
+        let Some(record) = on_bridge else { return };
+        if let Err(error) = self.join(&record, name, NetworkMode::Bridge) {
+            // It runs on as it is; its next start says so again.
+            warn!(module_id = name, %error, "a running module is not on the bridge");
+        }
+    }
+
+    fn join(&self, record: &Record, name: &str, mode: NetworkMode) -> EngineResult<()> {
+        let present = self.names()?.into_iter().collect();
+        self.network.join(&record.id, name, mode, &present)
     }
 
     /// Takes away what a container that does not run has left: file system, namespace, wire.
@@ -161,7 +178,7 @@ impl EmbeddedEngine {
     fn launch(&self, name: &str, container: &Container, record: &mut Record) -> EngineResult<()> {
         container.mount(&record.layers)?;
         let mode = record.place.as_ref().map_or(NetworkMode::Host, |place| place.mode);
-        self.network.join(&record.id, name, mode)?;
+        self.join(record, name, mode)?;
         match self.refresh_hosts() {
             // Only modules on the bridge are found by name.
             Err(error) if mode == NetworkMode::Bridge => return Err(error),

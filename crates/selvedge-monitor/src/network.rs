@@ -4,7 +4,7 @@
 //! | `op` | fields | what is there afterwards |
 //! |---|---|---|
 //! | `bridge` | `owner`, `candidates` of `bridge` and `address` | the first candidate that is free or the owner's, up |
-//! | `attach` | `bridge`, `netns`, `host_interface`, `address`, `gateway` | a pinned namespace with `lo`, `eth0` on the bridge, a default route |
+//! | `attach` | `owner`, `bridge`, `netns`, `host_interface`, `address`, `gateway` | the owner's bridge, a pinned namespace with `lo`, `eth0` on the bridge, a default route |
 //! | `private` | `netns` | a pinned namespace with `lo` only |
 //! | `detach` | `netns`, `host_interface` if it has one | neither |
 //! | `release` | `owner`, `bridge` | no such bridge, unless something is attached to it: `in_use` |
@@ -72,10 +72,12 @@ struct Candidate {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Attachment {
+    owner: Owner,
     bridge: Interface,
     netns: PathBuf,
     host_interface: Interface,
     address: Address,
+    /// The bridge's address.
     gateway: Ipv4Addr,
 }
 
@@ -275,9 +277,14 @@ fn bridge(owner: &Owner, candidates: &[Candidate]) -> Result<Value, String> {
 }
 
 fn attach(wanted: &Attachment) -> Result<Value, String> {
-    let Attachment { bridge: Interface(bridge), netns, host_interface, address, gateway } = wanted;
-    let Interface(host_interface) = host_interface;
+    let Attachment { owner, bridge, netns, host_interface, address, gateway } = wanted;
+    let (Interface(bridge), Interface(host_interface)) = (bridge, host_interface);
     let mut route = Route::open()?;
+    // One that somebody took away is made again.
+    let bridge_address = Address { ip: *gateway, prefix: address.prefix };
+    if let Some(refusal) = route.ensure_bridge(bridge, owner, bridge_address)? {
+        return Err(refusal);
+    }
     let bridge = route.index(bridge)?.ok_or_else(|| format!("there is no bridge {bridge}"))?;
     let namespace = namespace::pin(netns)?;
     let on_bridge = route.controller(host_interface)? == Some(bridge);

@@ -83,7 +83,7 @@ fn bridge(owner: &str, candidates: &[(&str, &str)]) -> Value {
 
 fn attach(name: &str, last: u8) -> Value {
     json!({
-        "op": "attach", "bridge": "selvedge1", "netns": netns(name),
+        "op": "attach", "owner": "/e", "bridge": "selvedge1", "netns": netns(name),
         "host_interface": format!("veth{name}"), "address": format!("172.29.7.{last}/24"),
         "gateway": "172.29.7.1",
     })
@@ -205,7 +205,11 @@ fn a_bridge_in_use_stays_and_an_unused_one_goes_when_its_owner_says_so() {
         refused(&json!({"op": "release", "owner": "/f", "bridge": "selvedge1"}), "somebody else");
         assert_eq!(done(&release)["in_use"], false);
         assert!(!exists("selvedge1"));
-        refused(&attach("a", 2), "there is no bridge selvedge1");
+        done(&attach("a", 2));
+        assert!(exists("selvedge1"), "who is attached gets a bridge");
+        let mut foreign = attach("b", 3);
+        foreign["owner"] = json!("/f");
+        refused(&foreign, "selvedge1 belongs to /e");
     });
 }
 

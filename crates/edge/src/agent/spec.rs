@@ -46,8 +46,13 @@ impl Surroundings {
     /// The names that lead to this machine.
     fn extra_hosts(&self) -> BTreeMap<String, String> {
         let Some(at) = &self.gateway else { return BTreeMap::new() };
+        let host = match self.hostname.rsplit_once(':') {
+            // A port that SDKs are to dial is no part of the name.
+            Some((host, port)) if !host.contains(':') && port.parse::<u16>().is_ok() => host,
+            _ => &self.hostname,
+        };
         // Modules of Azure's gateways know the router by its module's name, too.
-        let names = [&self.hostname, EDGE_HUB_NAME].into_iter();
+        let names = [host, EDGE_HUB_NAME].into_iter();
         // A host name that is an address needs no entry, and cannot have one.
         let names = names.filter(|name| name.parse::<IpAddr>().is_err());
         names.map(|name| (name.to_owned(), at.clone())).collect()
@@ -192,6 +197,8 @@ mod tests {
         };
         check("edge1", Some("10.9.0.1"), &[("edge1", "10.9.0.1"), ("edgeHub", "10.9.0.1")]);
         check("127.0.0.2", Some("host-gateway"), &[("edgeHub", "host-gateway")]);
+        check("edge1:8884", Some("10.9.0.1"), &[("edge1", "10.9.0.1"), ("edgeHub", "10.9.0.1")]);
+        check("fd00::2", Some("10.9.0.1"), &[("edgeHub", "10.9.0.1")]);
         check("edge1", None, &[]);
     }
 

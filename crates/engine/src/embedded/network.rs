@@ -46,7 +46,7 @@ pub(super) struct Network {
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     ok: bool,
     error: Option<String>,
     bridge: Option<String>,
@@ -112,13 +112,7 @@ impl Network {
                 .collect(),
         };
         let request = json!({"op": "bridge", "owner": self.owner, "candidates": tried});
-        let answer = self.ask(request).map_err(|error| match error {
-            EngineError::System { action, message } => {
-                let remedy = "name a free one as [selvedge] network";
-                EngineError::system(action, format!("{message}; {remedy}"))
-            }
-            other => other,
-        })?;
+        let answer = self.ask(request).map_err(with_remedy)?;
         if let Some(leases) = kept {
             return Ok(leases);
         }
@@ -168,41 +162,52 @@ impl Network {
         left
     }
 
-    /// The address of the module `name`, written down before anybody gets it. Names in
-    /// `present` keep theirs.
-    pub(super) fn lease(&self, name: &str, present: &BTreeSet<String>) -> EngineResult<Ipv4Addr> {
+    /// The leases with one for the module `name`, written down before anybody gets the address.
+    /// Names in `present` keep theirs.
+    pub(super) fn lease(&self, name: &str, present: &BTreeSet<String>) -> EngineResult<Leases> {
         let mut leases = self.ensure()?;
         let before = leases.clone();
-        let address = leases.take(name, present).ok_or_else(|| {
+        if leases.take(name, present).is_none() {
             let message = format!("no address is free in {}", leases.network);
-            EngineError::Unavailable { message }
-        })?;
+            return Err(EngineError::Unavailable { message });
+        }
         if leases != before {
             self.write(&leases)?;
         }
-        Ok(address)
+        Ok(leases)
     }
 
-    /// Gives the container `id` its network before it starts; the path of its namespace.
-    pub(super) fn join(&self, id: &str, name: &str, mode: NetworkMode) -> EngineResult<()> {
+    /// Gives the container `id` its network before it starts, or again if somebody took it.
+    /// Names in `present` keep their addresses.
+    pub(super) fn join(
+        &self,
+        id: &str,
+        name: &str,
+        mode: NetworkMode,
+        present: &BTreeSet<String>,
+    ) -> EngineResult<()> {
         let netns = namespace(id);
         let request = match mode {
             NetworkMode::Host => return Ok(()),
             NetworkMode::None => json!({"op": "private", "netns": netns}),
             NetworkMode::Bridge => {
-                let leases = self.ensure()?;
-                let address = leases.address(name).ok_or_else(|| {
-                    self.failed(format!("module {name} has no address; create it again"))
-                })?;
+                let is_mine = |leases: &Leases| leases.address(name).is_some();
+                let leases = match self.leases()?.filter(is_mine) {
+                    Some(leases) => leases,
+                    // Made when there was another network.
+                    None => self.lease(name, present)?,
+                };
+                let address = leases.address(name);
+                let address = address.ok_or_else(|| self.failed("a lease was not written"))?;
                 json!({
-                    "op": "attach", "bridge": leases.bridge, "netns": netns,
+                    "op": "attach", "owner": self.owner, "bridge": leases.bridge, "netns": netns,
                     "host_interface": host_interface(id),
                     "address": leases.network.with_prefix(address),
                     "gateway": leases.network.gateway(),
                 })
             }
         };
-        self.ask(request).map(drop)
+        self.ask(request).map(drop).map_err(with_remedy)
     }
 
     /// Takes away what a container that does not run has left, if it has.
@@ -216,7 +221,7 @@ impl Network {
         self.ask(request).map(drop)
     }
 
-    fn ask(&self, mut request: Value) -> EngineResult<Answer> {
+    pub(super) fn ask(&self, mut request: Value) -> EngineResult<Answer> {
         let op = request.get("op").and_then(Value::as_str).unwrap_or_default();
         let action = format!("the network ({op})");
         if let Value::Object(fields) = &mut request {
@@ -242,6 +247,17 @@ impl Network {
                 Err(EngineError::system(action, format!("{error} ({}): {said}", output.status)))
             }
         }
+    }
+}
+
+/// Names the way out when somebody else has the network.
+fn with_remedy(error: EngineError) -> EngineError {
+    match error {
+        EngineError::System { action, message } if message.contains("is used by") => {
+            let remedy = "name a free one as [selvedge] network";
+            EngineError::system(action, format!("{message}; {remedy}"))
+        }
+        other => other,
     }
 }
 

@@ -113,6 +113,23 @@ fn a_module_finds_the_machine_by_its_name() {
 }
 
 #[test]
+fn a_running_module_is_joined_again_when_somebody_took_the_bridge() {
+    let (folder, engine) = bench();
+    import(folder.path(), &engine);
+    run(&engine, &on_bridge("server", &["listen", "80"]));
+    assert_eq!(says(&engine, "server"), "listening");
+    let bridge = engine.network.leases().unwrap().unwrap().bridge;
+    // The operation that deletes a wire deletes any interface.
+    let netns = folder.path().join("none");
+    let request = json!({"op": "detach", "netns": netns, "host_interface": bridge});
+    engine.network.ask(request).unwrap();
+    assert!(if_nametoindex(bridge.as_str()).is_err());
+    let engine = open(folder.path());
+    run(&engine, &on_bridge("client", &["dial", "server", "80"]));
+    assert_eq!(end(&engine, "client").exit_code, Some(0), "{:?}", lines(&engine, "client"));
+}
+
+#[test]
 fn each_mode_has_the_interfaces_it_promises() {
     let (folder, engine) = bench();
     import(folder.path(), &engine);
@@ -210,10 +227,12 @@ fn engines_on_one_machine_keep_apart_and_the_operator_may_choose() {
     assert!(words.contains(&other) && words.contains("[selvedge] network"), "{words}");
     let chosen = reopened(wanted);
     assert_eq!(chosen.info().unwrap().gateway, Some(Ipv4Addr::new(10, 213, 117, 1)));
-    chosen.remove("m").unwrap();
-    run(&chosen, &on_bridge("m", &["interfaces"]));
-    assert_eq!(end(&chosen, "m").exit_code, Some(0));
-    assert_eq!(lines(&chosen, "m").last().unwrap(), "eth0 10.213.117.2");
+    // What was made before gets a new address with its next start.
+    chosen.start("m").unwrap();
+    assert_eq!(address(&chosen, "m"), Ipv4Addr::new(10, 213, 117, 2));
+    let pid = chosen.observe("m").unwrap().pid.unwrap();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).unwrap();
+    assert!(table.contains("|-- 10.213.117.2\n") && !table.contains("172.29"), "{table}");
     // Five addresses, all in use.
     for number in 0..4 {
         chosen.create(&on_bridge(&format!("n{number}"), &["sleep"])).unwrap();
