@@ -18,4 +18,24 @@ pub struct Health {
     pub partitions: u16,
     /// Telemetry messages taken since the start.
     pub messages_accepted: u64,
+    /// The console's streams.
+    pub live: LiveTotals,
+}
+
+/// What happened to the console's streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveTotals {
+    /// Open at this moment.
+    pub open: u64,
+    /// Bytes that wait for browsers at this moment.
+    pub pending_bytes: u64,
+    /// Opened since the hub started.
+    pub opened: u64,
+    /// Cut off because the browser took nothing.
+    pub cut: u64,
+    /// Updates, rows and lines that streams which ended had left out.
+    pub dropped: u64,
+    /// Times that the room for one browser's waiting bytes was used up, on streams which ended.
+    pub overflows: u64,
 }

@@ -26,6 +26,8 @@ pub mod console;
 
 pub mod fleet;
 
+pub mod router;
+
 mod key;
 mod path;
 

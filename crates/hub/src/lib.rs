@@ -23,6 +23,7 @@ mod service;
 
 mod console;
 mod fleet;
+mod live;
 
 mod storage;
 

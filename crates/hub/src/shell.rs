@@ -12,7 +12,7 @@ use model::waist::DeviceApi;
 use model::world::{Random, World};
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::OpenHubError;
 use crate::PeerOf;
@@ -20,6 +20,7 @@ use crate::access::{Access, POLICIES};
 use crate::connections::{Connections, Wheel};
 use crate::console::shell::Console;
 use crate::fleet::shell::Fleet;
+use crate::live::shell::Live;
 use crate::methods::shell::Calls;
 use crate::registry::fresh_key;
 use crate::session::budget::{Budget, HUB_BYTES_MAX};
@@ -79,9 +80,11 @@ impl Hub {
         let telemetry = Telemetry::open(&settings, &world, disk)?;
         let connections = Arc::new(Connections::new(incarnation));
         let sessions = Arc::clone(&connections);
+        let (told, heads) = watch::channel(feed.head());
         let parts = WriterParts {
             db,
             feed,
+            told,
             faults: Arc::clone(&settings.faults),
             apply: Box::new(move |effect, now| sessions.apply(effect, now)),
         };
@@ -103,6 +106,8 @@ impl Hub {
             calls,
             console,
             fleet: Fleet::default(),
+            live: Live::default(),
+            heads,
             budget,
             streams,
             incarnation,
@@ -142,9 +147,16 @@ impl Hub {
         self.core.access.keys.get(at).cloned()
     }
 
+    /// Ends the console's streams, so that connections which carry them can end too.
+    pub fn end_streams(&self) {
+        self.core.live.stop();
+        self.core.telemetry.wake_readers();
+    }
+
     /// Ends every session with `Closed(ShuttingDown)`, refuses new work, and returns when what
     /// was accepted is on disk and answered.
     pub async fn close(&self) {
+        self.end_streams();
         self.core.connections.stop();
         let seen = self.core.connections.take_seen();
         // The last write of the tables: everything queued before it is durable after it. A
@@ -159,6 +171,7 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
+        self.end_streams();
         self.core.connections.stop();
         self.core.tables.close();
         self.core.reader.close();

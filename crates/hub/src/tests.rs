@@ -8,6 +8,7 @@ mod fleet;
 mod live;
 mod reference;
 mod service;
+mod stream;
 mod threads;
 
 use std::path::Path;

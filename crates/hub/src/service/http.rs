@@ -30,6 +30,7 @@ use crate::console;
 use crate::console::http::Arrival;
 use crate::console::sessions::{Session, SessionId};
 use crate::fleet;
+use crate::live;
 use crate::methods;
 use crate::registry;
 use crate::registry::IfMatch;
@@ -182,6 +183,8 @@ async fn dispatch(call: Call, path: &[&str]) -> Outcome {
         ["api", "v1", "telemetry"] => telemetry::http::page(call).await,
         ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call),
         ["api", "v1", "changes"] => twins::http::changes(call).await,
+        ["api", "v1", "events"] => live::http::events(&call),
+        ["api", "v1", "events", stream, "topics"] => live::http::set_topics(&call, stream),
         ["api", "v1", "overview"] => fleet::http::overview(call).await,
         ["api", "v1", "devices"] => fleet::http::devices(call).await,
         ["api", "v1", "devices", d] => fleet::http::device(call, device(d)?).await,
@@ -399,6 +402,7 @@ fn health(call: &Call) -> Outcome {
         sessions,
         partitions: core.telemetry.partitions,
         messages_accepted: core.telemetry.accepted(),
+        live: core.live.totals(),
     };
     answer(&health, None)
 }

@@ -15,7 +15,7 @@ use model::waist::{
     Full, Leave, LinkKind, Opened,
 };
 use model::world::{Boxed, World};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::budget::Budget;
 use super::effect::Effect;
@@ -24,6 +24,7 @@ use crate::access::{Access, Proven, refused};
 use crate::connections::Connections;
 use crate::console::shell::Console;
 use crate::fleet::shell::Fleet;
+use crate::live::shell::Live;
 use crate::methods::shell::Calls;
 use crate::registry::{Entry, Ordinal};
 use crate::storage::reader::Reader;
@@ -43,6 +44,9 @@ pub(crate) struct Core {
     pub(crate) calls: Arc<Calls>,
     pub(crate) console: Console,
     pub(crate) fleet: Fleet,
+    pub(crate) live: Live,
+    /// The newest change of the feed.
+    pub(crate) heads: watch::Receiver<u64>,
     pub(crate) budget: Arc<Budget>,
     /// Room for live readers of telemetry.
     pub(crate) streams: Arc<Semaphore>,

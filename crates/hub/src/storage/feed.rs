@@ -179,6 +179,11 @@ impl Feed {
         Ok(())
     }
 
+    /// The number of the newest durable change; 0 if there is none.
+    pub(crate) fn head(&self) -> u64 {
+        self.durable.head
+    }
+
     /// What was appended is durable.
     pub(crate) fn committed(&mut self) {
         self.durable = self.staged;

@@ -14,7 +14,7 @@ use model::time::{Now, Tick};
 use model::twin::limits::TwinFault;
 use model::world::{Random, Turn, Worker, World};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::feed::Feed;
@@ -89,6 +89,8 @@ impl fmt::Debug for Tables {
 pub(crate) struct WriterParts {
     pub(crate) db: Connection,
     pub(crate) feed: Feed,
+    /// Told the newest change after each commit that made one.
+    pub(crate) told: watch::Sender<u64>,
     pub(crate) faults: Arc<dyn CommitFaults>,
     pub(crate) apply: Box<dyn FnMut(Effect, Now) + Send>,
 }
@@ -261,7 +263,7 @@ impl From<rusqlite::Error> for Broken {
 
 impl Writer {
     fn transact(&mut self, now: Now) -> Result<(), Broken> {
-        let WriterParts { db, feed, faults, .. } = &mut self.parts;
+        let WriterParts { db, feed, told, faults, .. } = &mut self.parts;
         db.execute_batch("BEGIN")?;
         let before_all = db.total_changes();
         for job in &mut self.jobs {
@@ -291,6 +293,8 @@ impl Writer {
         }
         db.execute_batch("COMMIT")?;
         feed.committed();
+        let head = feed.head();
+        told.send_if_modified(|known| std::mem::replace(known, head) != head);
         match faults.strike(CommitStage::After) {
             CommitFault::Cut => Err(Broken::Cut),
             CommitFault::None | CommitFault::Fail => Ok(()),

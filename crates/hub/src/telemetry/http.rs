@@ -69,32 +69,32 @@ fn messages(partition: u16, batch: &ReadBatch, device: Option<&str>) -> Vec<Tele
     batch
         .records
         .iter()
-        .filter_map(|record| shape(partition, record))
+        .filter_map(|record| match decode(record.payload.clone()) {
+            Ok(message) => Some(shape(partition, record, &message)),
+            Err(error) => {
+                warn!(partition, offset = record.position.0, error = %error, "record skipped");
+                None
+            }
+        })
         .filter(|message| device.is_none_or(|id| message.device_id == id))
         .collect()
 }
 
-fn shape(partition: u16, record: &StoredRecord) -> Option<TelemetryMessage> {
-    let message = match decode(record.payload.clone()) {
-        Ok(message) => message,
-        Err(error) => {
-            warn!(partition, offset = record.position.0, error = %error, "record skipped");
-            return None;
-        }
-    };
+/// A message as answered; `message` is what `record` holds.
+pub(crate) fn shape(partition: u16, record: &StoredRecord, message: &Message) -> TelemetryMessage {
     let enqueued = WallTime(record.enqueued_ms);
     let (body, body_encoding) = match std::str::from_utf8(&message.body) {
         Ok(text) => (text.to_owned(), BodyEncoding::Utf8),
         Err(_) => (STANDARD.encode(&message.body), BodyEncoding::Base64),
     };
     let text = |held: &Option<Box<str>>| held.as_deref().map(str::to_owned);
-    Some(TelemetryMessage {
+    TelemetryMessage {
         partition,
         offset: record.position.0,
         enqueued_time: enqueued.to_string(),
         device_id: text(&message.system.connection_device_id).unwrap_or_default(),
         module_id: text(&message.system.connection_module_id),
-        system_properties: system_properties(&message, enqueued),
+        system_properties: system_properties(message, enqueued),
         properties: message
             .properties
             .iter()
@@ -102,7 +102,7 @@ fn shape(partition: u16, record: &StoredRecord) -> Option<TelemetryMessage> {
             .collect(),
         body,
         body_encoding,
-    })
+    }
 }
 
 /// Under the names that Azure's routing gives them.
@@ -238,7 +238,7 @@ impl Follower {
                 moved |= self.read(partition).await?;
             }
             if self.waiting.is_empty() && !moved {
-                if self.core.connections.is_stopping() {
+                if self.core.connections.is_stopping() || self.core.live.is_stopped() {
                     return None;
                 }
                 tokio::select! {

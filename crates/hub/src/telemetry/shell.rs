@@ -170,6 +170,11 @@ impl Telemetry {
     /// Ends the writer after what is queued, without waiting; live readers look once more.
     pub(crate) fn stop(&self) {
         self.intake.close();
+        self.wake_readers();
+    }
+
+    /// Has live readers look once more.
+    pub(crate) fn wake_readers(&self) {
         self.commits.send_modify(|commit| *commit += 1);
     }
 

@@ -117,6 +117,7 @@ impl Running {
     }
 
     pub(crate) async fn stop(self) {
+        self.hub.end_streams();
         tokio::join!(
             self.mqtt.shut_down(SHUTDOWN_PATIENCE),
             self.https.shut_down(SHUTDOWN_PATIENCE)
