@@ -1,6 +1,9 @@
 //! A module on the unmodified Azure SDK for Python, in a container, between a sensor and the
 //! hub.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -36,15 +39,38 @@ fn pipeline(edge: &Edge, hub: &Hub) -> Result<()> {
         "up": "FROM /messages/modules/host-sensor/* INTO $upstream",
         "over": format!("FROM /messages/modules/host-sensor/outputs/readings {into}"),
         "answers": format!("FROM /messages/modules/{MODULE}/outputs/answers INTO $upstream"),
+        "farewell": format!("FROM /messages/modules/{MODULE}/outputs/farewell INTO $upstream"),
     });
     edge.set_modules(hub, &modules, &routes)
 }
 
-/// The first `count` messages in the hub's log.
-fn telemetry(hub: &Hub, count: usize) -> Result<Vec<Value>> {
-    let count = count.to_string();
-    let lines = hub.run(&["-o", "jsonl", "monitor", "--from", "start", "--count", &count])?;
-    lines.lines().map(|line| serde_json::from_str(line).context("a line of monitor")).collect()
+/// Everything that arrives at the hub, as the command line prints it.
+struct Monitor {
+    process: Child,
+    printed: PathBuf,
+}
+
+impl Monitor {
+    fn start(hub: &Hub, scratch: &Path) -> Result<Self> {
+        let printed = scratch.join("monitor.jsonl");
+        let mut command = hub.command(&["-o", "jsonl", "monitor", "--from", "start"])?;
+        let process = command.stdout(File::create(&printed)?).stderr(Stdio::null()).spawn()?;
+        Ok(Self { process, printed })
+    }
+
+    fn messages(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&self.printed)?;
+        // The last line may still be being written.
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        whole.lines().map(|line| serde_json::from_str(line).context("a line")).collect()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
 }
 
 fn body(message: &Value) -> Result<Value> {
@@ -61,7 +87,10 @@ fn reported(hub: &Hub, path: &str, what: &str) -> Result<Value> {
 /// What the module answered, each beside the reading it answers.
 fn answers_follow_readings(messages: &[Value]) -> Result<usize> {
     let mut answers = 0;
-    for message in messages.iter().filter(|message| message["moduleId"] == MODULE) {
+    let of_module = |message: &&Value| {
+        message["moduleId"] == MODULE && message["systemProperties"]["outputName"] != "farewell"
+    };
+    for message in messages.iter().filter(of_module) {
         let system = &message["systemProperties"];
         ensure!(system["connectionModuleId"] == MODULE, "{message}");
         ensure!(system["connectionDeviceId"] == DEVICE, "{message}");
@@ -80,6 +109,59 @@ fn answers_follow_readings(messages: &[Value]) -> Result<usize> {
     Ok(answers)
 }
 
+/// Asks on the module's own socket, from inside its container.
+fn workload(hub: &Hub, ask: &Value) -> Result<(u64, Value)> {
+    let answer = hub.json(&["method", DEVICE, "-m", MODULE, "workload", &ask.to_string()])?;
+    ensure!(answer["status"] == 200, "{ask}: {answer}");
+    let said = &answer["payload"];
+    Ok((said["status"].as_u64().context("a status")?, said["body"].clone()))
+}
+
+fn the_workload_interface_serves_what_is_inside(hub: &Hub) -> Result<()> {
+    // "plain" and "vector" in base64.
+    let sealed = json!({ "plaintext": "cGxhaW4=", "initializationVector": "dmVjdG9y" });
+    let ask = json!({ "verb": "POST", "path": "{own}/encrypt", "body": sealed });
+    let (status, sealed) = workload(hub, &ask)?;
+    ensure!(status == 200, "{sealed}");
+    let body = |vector: &str| json!({ "ciphertext": sealed["ciphertext"], "initializationVector": vector });
+    let decrypt = |vector| json!({ "verb": "POST", "path": "{own}/decrypt", "body": body(vector) });
+    ensure!(
+        workload(hub, &decrypt("dmVjdG9y"))? == (200, json!({ "plaintext": "cGxhaW4=" })),
+        "what was encrypted must come back"
+    );
+    let (status, refused) = workload(hub, &decrypt("b3RoZXI="))?;
+    ensure!(status == 400 && refused["message"].is_string(), "{status} {refused}");
+
+    let (status, all) = workload(hub, &json!({ "verb": "GET", "path": "/modules" }))?;
+    let named = |name: &str| {
+        let all = all["modules"].as_array();
+        all.is_some_and(|all| all.iter().any(|one| one["name"] == name))
+    };
+    ensure!(status == 200 && named(MODULE) && named("host-sensor"), "{status} {all}");
+
+    for (path, version, expected) in [
+        ("/modules/host-sensor/genid/1/sign", "2018-06-28", 403),
+        ("/modules/answerer/genid/1/sign", "2018-06-28", 404),
+        ("{own}/sign", "1999-01-01", 400),
+        ("{own}/sign", "2022-08-03", 400),
+        ("/anything", "2022-08-03", 404),
+    ] {
+        let ask = json!({ "verb": "POST", "path": path, "body": {}, "version": version });
+        let (status, body) = workload(hub, &ask)?;
+        ensure!(status == expected && body["message"].is_string(), "{path}: {status} {body}");
+    }
+
+    // OpenSSL believes what the device CA issues, for a name and for an address.
+    for (name, kind) in [("my-server.local", "DNS"), ("10.11.12.13", "IP Address")] {
+        let ask = json!({ "name": name }).to_string();
+        let answer = hub.json(&["method", DEVICE, "-m", MODULE, "handshake", &ask])?;
+        ensure!(answer["status"] == 200, "{answer}");
+        let names = json!([[kind, name], ["DNS", MODULE]]);
+        ensure!(answer["payload"] == json!({ "version": "TLSv1.3", "names": names }), "{answer}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_module_on_the_stock_sdk_answers_readings_and_uses_twin_and_method() -> Result<()> {
     // Short, because paths of Unix sockets are; the clone may lie anywhere.
@@ -88,6 +170,7 @@ fn a_module_on_the_stock_sdk_answers_readings_and_uses_twin_and_method() -> Resu
     let images = vec!["host-sensor", "sdk-module"];
     let options = Options { engine: "embedded", images, ..Options::default() };
     let mut edge = Edge::start(scratch.path(), &hub, DEVICE, options)?;
+    let monitor = Monitor::start(&hub, scratch.path())?;
     pipeline(&edge, &hub)?;
 
     // The module read its whole twin through the router when it started.
@@ -95,14 +178,9 @@ fn a_module_on_the_stock_sdk_answers_readings_and_uses_twin_and_method() -> Resu
     ensure!(read.is_u64(), "{read}");
     ensure!(reported(&hub, "/sdk", "the SDK's version")? == "2.14.0");
 
-    let start = std::time::Instant::now();
-    let mut answers = 0;
-    let mut wanted = 8;
-    while answers < 3 {
-        ensure!(start.elapsed() < SOON, "{answers} answers came; the log:\n{}", edge.log()?);
-        answers = answers_follow_readings(&telemetry(&hub, wanted)?)?;
-        wanted += 4;
-    }
+    wait::until("three answers at the hub", SOON, || {
+        Ok((answers_follow_readings(&monitor.messages()?)? >= 3).then_some(()))
+    })?;
 
     hub.run(&["twin", "set", DEVICE, "-m", MODULE, "--desired", r#"{"interval": {"s": 7}}"#])?;
     let heard = reported(&hub, "/heard/interval", "the module to hear of its twin")?;
@@ -112,7 +190,19 @@ fn a_module_on_the_stock_sdk_answers_readings_and_uses_twin_and_method() -> Resu
     ensure!(answer["status"] == 207, "{answer}");
     ensure!(answer["payload"] == json!({ "name": "ask", "heard": {"x": [1, "é"]} }), "{answer}");
 
+    the_workload_interface_serves_what_is_inside(&hub)?;
+
+    // The router still answers while modules are told to end, so the module's last message is
+    // acknowledged, and it arrives.
     edge.stop()?;
+    let log = edge.folder().join("engine/containers").join(MODULE).join("log/container.log");
+    let log = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+    ensure!(log.contains("module ends in order"), "{log}");
+    wait::until("the last words to arrive", SOON, || {
+        let is_last = |one: &Value| one["body"] == r#"{"last": "words"}"#;
+        Ok(monitor.messages()?.iter().any(is_last).then_some(()))
+    })?;
+    drop(monitor);
     hub.stop()?;
     drop(edge);
     scratch.close().context("removing the scratch folder")

@@ -12,3 +12,4 @@ pub mod restart;
 pub(crate) mod logs;
 pub(crate) mod shell;
 pub(crate) mod spec;
+pub(crate) mod stop;

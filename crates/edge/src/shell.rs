@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use credentials::certificate::Issued;
 use credentials::key::{InvalidKey, SymmetricKey};
@@ -19,6 +20,7 @@ use model::commit::CommitFaults;
 use model::feature::FeatureSet;
 use model::id::{IdentityId, ModuleName};
 use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::route::Endpoint;
 use model::twin::Version;
 use model::waist::DeviceApi;
 use model::world::World;
@@ -47,6 +49,11 @@ use crate::workload::http::ModuleSecrets;
 const FACTS: &str = "edge.db";
 /// The folder of keys, in the folder of the parts.
 const KEYS: &str = "keys";
+
+/// How long messages for the hub may take to go out when the runtime closes.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether they have.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 /// Everything a runtime is made from.
 pub struct Parts {
@@ -310,10 +317,18 @@ impl Edge {
         self.running.status().await
     }
 
-    /// Reports all modules `unknown`, closes the sessions, and syncs the journal. Modules
-    /// keep running.
+    /// Stops all modules, each with its grace, while router and hub still hear them. Call it
+    /// before the listeners close; nothing starts a module afterwards.
+    pub async fn stop_modules(&self) {
+        self.running.agent.stop_modules().await;
+    }
+
+    /// Reports all modules `unknown`, lets the hub have what waits for it if it takes it soon,
+    /// closes the sessions, and syncs the journal. Modules keep running.
     pub async fn close(self) {
         self.running.agent.say_unknown().await;
+        // What is left goes out after the next start.
+        tokio::time::timeout(DRAIN, self.running.drained()).await.ok();
         self.stop.send_replace(true);
         self.running.router.close().await;
         info!("edge runtime closed");
@@ -346,6 +361,18 @@ impl Running {
             desired_words: outcome.words,
             modules,
             router: self.router_status().await,
+        }
+    }
+
+    /// Ends when nothing waits for the hub, or it is away.
+    async fn drained(&self) {
+        let upstream = Endpoint::Upstream.to_string();
+        while self.identities.device_link().session().is_some() {
+            let lanes = self.router.lanes().await;
+            if !lanes.iter().any(|lane| *lane.endpoint == *upstream && lane.depth > 0) {
+                return;
+            }
+            tokio::time::sleep(DRAIN_LOOK).await;
         }
     }
 

@@ -13,7 +13,7 @@ use edge::settings::{EngineKind, Settings};
 use edge::shell::{Edge, Parts};
 use engine::backend::Offloaded;
 use engine::process::ProcessEngine;
-use engine::runtime::{ImageArchive, ModuleRuntime, ModuleStatus};
+use engine::runtime::{ImageArchive, ModuleRuntime};
 use journal::disk::file::FileDisk;
 use model::commit::NoFaults;
 use model::waist::DeviceApi;
@@ -34,8 +34,6 @@ use crate::{Engine, RunArgs};
 
 /// How long connections may take to end at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a module of the process engine may take to end at shutdown. Source: Docker.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 /// What every user of the process engine must read.
 const BANNER: &str = "\
 *** DEVELOPMENT ONLY: the process engine ***
@@ -85,31 +83,13 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     info!("selvedge-edge is ready");
     until_stopped(&edge, &listeners.certificate).await?;
     info!("stopping");
+    if args.stop_modules || settings.own.engine == EngineKind::Process {
+        // While the router still answers: modules have last words, and wait for their answer.
+        edge.stop_modules().await;
+    }
     listeners.stop().await;
     edge.close().await;
-    if args.stop_modules || settings.own.engine == EngineKind::Process {
-        stop_modules(&*runtime).await;
-    }
     Ok(())
-}
-
-/// Ends all modules at once: a developer who stops the device wants none left behind. The agent
-/// has ended, or it would start them again.
-async fn stop_modules(engine: &dyn ModuleRuntime) {
-    let modules = match engine.list().await {
-        Ok(modules) => modules,
-        Err(refused) => return error!(error = %refused, "modules not stopped"),
-    };
-    let alive = modules.into_iter().filter(|module| module.status == ModuleStatus::Running);
-    // The engine begins with a stop when it is asked, not when it is waited for.
-    let stops: Vec<_> =
-        alive.map(|module| (module.name.clone(), engine.stop(module.name, STOP_GRACE))).collect();
-    for (name, stop) in stops {
-        match stop.await {
-            Ok(()) => info!(module_id = name, "module stopped"),
-            Err(refused) => error!(module_id = name, error = %refused, "module not stopped"),
-        }
-    }
 }
 
 fn read_settings(args: &RunArgs) -> Result<Settings> {

@@ -30,6 +30,7 @@ use super::plan::{
 use super::report::{DesiredOutcome, ModuleFacts, Report, RuntimeStatus, ended_status, reported};
 use super::restart::{self, Exit, History, Verdict};
 use super::spec::Surroundings;
+use super::stop::shell::stop_all;
 use crate::identity::shell::Identities;
 use crate::status::ModuleStatus as StatusOfModule;
 use crate::storage::store::{Area, Store};
@@ -43,7 +44,7 @@ const PASS_EVERY: Duration = Duration::from_secs(30);
 /// The next pass after one that did something.
 const PASS_AGAIN: Duration = Duration::from_millis(500);
 /// How long a module may take to end when asked. Source: Docker.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long the last report may take before the runtime stops all the same.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the identities are compared with the hub's when nothing changed.
@@ -87,6 +88,10 @@ pub(crate) struct Agent {
     started: WallTime,
     state: Mutex<AgentState>,
     wake: Notify,
+    /// Told to do nothing more; the pass that is under way ends first.
+    halted: watch::Sender<bool>,
+    /// Whether the loop has ended.
+    ended: watch::Sender<bool>,
 }
 
 struct AgentState {
@@ -143,6 +148,8 @@ impl Agent {
             secrets: parts.secrets,
             state: Mutex::new(state),
             wake: Notify::new(),
+            halted: watch::Sender::new(false),
+            ended: watch::Sender::new(false),
         });
         let owner: Weak<dyn Owner> = Arc::<Self>::downgrade(&agent);
         agent.link.set_owner(owner);
@@ -369,6 +376,9 @@ impl Agent {
             if failed.contains(name) {
                 continue;
             }
+            if *self.halted.borrow() {
+                break;
+            }
             let spec = specs.get(name);
             match self.one(command, spec).await {
                 Ok(true) => {
@@ -559,6 +569,14 @@ impl Agent {
         }
     }
 
+    /// Stops all modules. From now on the agent starts none; its methods still answer.
+    pub(crate) async fn stop_modules(&self) {
+        self.halted.send_replace(true);
+        // A pass that is under way may just be starting a module.
+        told(&mut self.ended.subscribe()).await;
+        stop_all(&*self.runtime).await;
+    }
+
     /// Says that nothing is known any more, for the runtime is stopping. Modules keep running.
     pub(crate) async fn say_unknown(&self) {
         {
@@ -607,9 +625,19 @@ impl Owner for Agent {
 
 async fn run(
     agent: Arc<Agent>,
+    wakes: (watch::Receiver<u64>, watch::Receiver<u64>),
+    stopped: watch::Receiver<bool>,
+) {
+    passes(&agent, wakes, stopped).await;
+    agent.ended.send_replace(true);
+}
+
+async fn passes(
+    agent: &Arc<Agent>,
     (mut ups, mut doubts): (watch::Receiver<u64>, watch::Receiver<u64>),
     mut stopped: watch::Receiver<bool>,
 ) {
+    let mut halted = agent.halted.subscribe();
     let mut desired = agent.link.desired_versions();
     let mut device = agent.identities.device_link().sessions();
     let runtime = Arc::clone(&agent.runtime);
@@ -626,6 +654,7 @@ async fn run(
         tokio::select! {
             biased;
             () = told(&mut stopped) => return,
+            () = told(&mut halted) => return,
             Ok(()) = device.changed() => is_back = device.borrow_and_update().is_some(),
             () = changed => {}
             () = agent.wake.notified() => {}

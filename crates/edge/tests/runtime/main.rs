@@ -9,6 +9,7 @@
 
 mod cloud;
 mod machine;
+mod stop;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
