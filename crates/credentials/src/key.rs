@@ -32,6 +32,14 @@ impl SymmetricKey {
         if bytes.is_empty() { Err(InvalidKey::Empty) } else { Ok(Self(Secret::new(bytes))) }
     }
 
+    /// The key whose bytes are `raw`.
+    ///
+    /// # Errors
+    /// [`InvalidKey::Empty`] if there are none.
+    pub fn from_raw(raw: Secret) -> Result<Self, InvalidKey> {
+        if raw.expose().is_empty() { Err(InvalidKey::Empty) } else { Ok(Self(raw)) }
+    }
+
     /// A new key of 32 bytes from `random`.
     pub fn generate(random: &dyn Random) -> Self {
         let mut bytes = [0; 32];

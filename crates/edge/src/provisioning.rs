@@ -1,5 +1,9 @@
-//! How the device learns which hub it belongs to and what proves it: by connection string.
+//! How the device learns which hub it belongs to and what proves it: by connection string, or
+//! by host name, device id and key.
 
+use std::path::PathBuf;
+
+use credentials::key::SymmetricKey;
 use model::id::DeviceId;
 use model::secret::Secret;
 use thiserror::Error;
@@ -11,8 +15,17 @@ pub struct Provisioning {
     pub hub_host: Box<str>,
     /// The device's name.
     pub device: DeviceId,
-    /// The device's symmetric key, base64.
-    pub key: Secret,
+    /// The device's symmetric key.
+    pub key: DeviceKey,
+}
+
+/// Where the device's symmetric key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKey {
+    /// Here, base64.
+    Value(Secret),
+    /// In a file, as raw bytes. Source: Azure IoT Edge, `device_id_pk.uri`.
+    File(PathBuf),
 }
 
 /// Why a connection string is refused. Never repeats the text: it holds a key.
@@ -63,26 +76,28 @@ impl Provisioning {
                 return Err(InvalidConnectionString::Twice(name));
             }
         }
-        Self::checked(
-            need(host, "HostName")?,
-            need(device, "DeviceId")?,
-            need(key, "SharedAccessKey")?,
-        )
+        let (host, device) = (need(host, "HostName")?, need(device, "DeviceId")?);
+        let key = Secret::from(need(key, "SharedAccessKey")?);
+        Self::checked(host, device, DeviceKey::Value(key))
     }
 
     /// Checks the three parts.
     ///
     /// # Errors
     /// [`InvalidConnectionString`], saying which part is wrong.
-    pub fn checked(host: &str, device: &str, key: &str) -> Result<Self, InvalidConnectionString> {
-        use base64::Engine as _;
+    pub fn checked(
+        host: &str,
+        device: &str,
+        key: DeviceKey,
+    ) -> Result<Self, InvalidConnectionString> {
         let device = device.parse().map_err(|error: model::id::InvalidId| {
             InvalidConnectionString::DeviceId(error.to_string())
         })?;
-        base64::engine::general_purpose::STANDARD
-            .decode(key)
-            .map_err(|_| InvalidConnectionString::Key)?;
-        Ok(Self { hub_host: host.to_ascii_lowercase().into(), device, key: Secret::from(key) })
+        if let DeviceKey::Value(key) = &key {
+            let text = key.expose_str().unwrap_or_default();
+            SymmetricKey::parse(text).map_err(|_| InvalidConnectionString::Key)?;
+        }
+        Ok(Self { hub_host: host.to_ascii_lowercase().into(), device, key })
     }
 }
 

@@ -8,10 +8,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use engine::network::{InvalidSubnet, Subnet};
+use model::secret::Secret;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::provisioning::Provisioning;
+use crate::provisioning::{DeviceKey, Provisioning};
 
 /// Largest `config.toml`, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
@@ -27,7 +29,8 @@ pub struct Settings {
     pub hostname: Box<str>,
     /// Which hub, which device, which key.
     pub provisioning: Provisioning,
-    /// A PEM file whose certificates modules and this device trust besides the device CA.
+    /// A PEM file whose certificates modules and this device trust besides the device CA. Without
+    /// one, the hub must show a certificate of an authority that this system trusts.
     pub trust_bundle_cert: Option<PathBuf>,
     /// The device CA.
     pub edge_ca: EdgeCa,
@@ -181,7 +184,7 @@ fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
 #[serde(deny_unknown_fields)]
 struct File {
     hostname: String,
-    trust_bundle_cert: Option<PathBuf>,
+    trust_bundle_cert: Option<String>,
     provisioning: ProvisioningFile,
     #[serde(default)]
     edge_ca: EdgeCaFile,
@@ -209,20 +212,21 @@ struct ProvisioningFile {
 #[serde(deny_unknown_fields)]
 struct AuthenticationFile {
     method: String,
-    device_id_pk: KeyFile,
+    device_id_pk: Option<KeyFile>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
-    value: String,
+    value: Option<String>,
+    uri: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EdgeCaFile {
-    cert: Option<PathBuf>,
-    pk: Option<PathBuf>,
+    cert: Option<String>,
+    pk: Option<String>,
     auto_generated_edge_ca_expiry_days: Option<u16>,
 }
 
@@ -273,7 +277,10 @@ impl File {
         Ok(Settings {
             hostname: hostname.into(),
             provisioning: self.provisioning.checked()?,
-            trust_bundle_cert: self.trust_bundle_cert,
+            trust_bundle_cert: self
+                .trust_bundle_cert
+                .map(|text| file_named("trust_bundle_cert", &text))
+                .transpose()?,
             edge_ca: self.edge_ca.checked()?,
             connect: self.connect.checked("connect", &listen)?,
             listen,
@@ -286,20 +293,21 @@ impl File {
 impl ProvisioningFile {
     fn checked(self) -> Result<Provisioning, InvalidSettings> {
         let wrong = |words: String| InvalidSettings::Section { section: "provisioning", words };
-        if self.source != "manual" {
-            return Err(wrong(format!("source {:?} is unknown; known is manual", self.source)));
+        match self.source.as_str() {
+            "manual" => {}
+            "dps" => {
+                let words = "source \"dps\" is not served by this version; known is manual";
+                return Err(wrong(words.to_owned()));
+            }
+            other => return Err(wrong(format!("source {other:?} is unknown; known is manual"))),
         }
         match (self.connection_string, self.iothub_hostname, self.device_id, self.authentication) {
             (Some(text), None, None, None) => Provisioning::from_connection_string(&text)
                 .map_err(|error| wrong(error.to_string())),
-            (None, Some(host), Some(device), Some(proof)) if proof.method == "sas" => {
-                Provisioning::checked(&host, &device, &proof.device_id_pk.value)
-                    .map_err(|error| wrong(error.to_string()))
+            (None, Some(host), Some(device), Some(proof)) => {
+                let key = proof.checked()?;
+                Provisioning::checked(&host, &device, key).map_err(|error| wrong(error.to_string()))
             }
-            (None, Some(_), Some(_), Some(proof)) => Err(wrong(format!(
-                "authentication.method {:?} is unknown; known is sas",
-                proof.method
-            ))),
             _ => Err(wrong(
                 "needs either connection_string, or iothub_hostname with device_id and \
                  authentication"
@@ -309,13 +317,56 @@ impl ProvisioningFile {
     }
 }
 
+impl AuthenticationFile {
+    fn checked(self) -> Result<DeviceKey, InvalidSettings> {
+        const SECTION: &str = "provisioning.authentication";
+        let wrong =
+            |words: &str| InvalidSettings::Section { section: SECTION, words: words.to_owned() };
+        match self.method.as_str() {
+            "sas" => {}
+            "x509" => {
+                return Err(wrong("method \"x509\" is not served by this version; known is sas"));
+            }
+            other => return Err(wrong(&format!("method {other:?} is unknown; known is sas"))),
+        }
+        let key = self.device_id_pk.ok_or_else(|| wrong("device_id_pk is missing"))?;
+        match (key.value, key.uri) {
+            (Some(value), None) => Ok(DeviceKey::Value(Secret::from(value))),
+            (None, Some(uri)) if uri.starts_with("file://") => {
+                Ok(DeviceKey::File(file_named(SECTION, &uri)?))
+            }
+            // The text may hold a PIN, so it is not repeated.
+            (None, Some(_)) => Err(wrong("device_id_pk.uri: known are file:///… URIs only")),
+            _ => Err(wrong("device_id_pk needs either value or uri")),
+        }
+    }
+}
+
+/// A file that is named as Azure does, by a `file:///` URI, or simply by its path.
+fn file_named(section: &'static str, text: &str) -> Result<PathBuf, InvalidSettings> {
+    let wrong = |words: String| InvalidSettings::Section { section, words };
+    match text.split_once("://") {
+        None => Ok(PathBuf::from(text)),
+        Some(("file", path)) if path.starts_with('/') => {
+            let decoded = percent_decode_str(path).decode_utf8();
+            decoded
+                .map(|path| PathBuf::from(&*path))
+                .map_err(|_| wrong(format!("{text:?} names a file whose name is no text")))
+        }
+        Some(_) => Err(wrong(format!("{text:?} is neither a path nor file:///an/absolute/path"))),
+    }
+}
+
 impl EdgeCaFile {
     fn checked(self) -> Result<EdgeCa, InvalidSettings> {
         let wrong = |words: &str| {
             Err(InvalidSettings::Section { section: "edge_ca", words: words.to_owned() })
         };
         match (self.cert, self.pk, self.auto_generated_edge_ca_expiry_days) {
-            (Some(cert), Some(key), None) => Ok(EdgeCa::Given { cert, key }),
+            (Some(cert), Some(key), None) => Ok(EdgeCa::Given {
+                cert: file_named("edge_ca", &cert)?,
+                key: file_named("edge_ca", &key)?,
+            }),
             (None, None, Some(0)) => wrong("a device CA must hold for at least one day"),
             (None, None, days) => Ok(EdgeCa::Made { days: days.unwrap_or(EDGE_CA_DAYS) }),
             (Some(_), Some(_), Some(_)) => wrong("a given device CA has its own expiry"),

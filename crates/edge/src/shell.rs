@@ -21,6 +21,7 @@ use model::feature::FeatureSet;
 use model::id::{IdentityId, ModuleName};
 use model::names::{EDGE_AGENT, EDGE_HUB};
 use model::route::Endpoint;
+use model::secret::Secret;
 use model::twin::Version;
 use model::waist::DeviceApi;
 use model::world::World;
@@ -33,8 +34,9 @@ use crate::access::ModuleKeys;
 use crate::agent::restart::History;
 use crate::agent::shell::{Agent, AgentParts};
 use crate::agent::spec::{EDGE_HUB_NAME, Surroundings};
-use crate::identity::key_store::{FileKeyStore, OpenKeysError};
+use crate::identity::key_store::{FileKeyStore, OpenKeysError, file};
 use crate::identity::shell::Identities;
+use crate::provisioning::DeviceKey;
 use crate::router::shell::{Core, RouterApi, RouterParts};
 use crate::router::twins::TwinCopy;
 use crate::settings::Settings;
@@ -198,8 +200,7 @@ impl Edge {
         let bridge = bridge(&*runtime).await?;
         let path = folder.join(FACTS);
         let device = settings.provisioning.device.clone();
-        let key = settings.provisioning.key.expose_str();
-        let key = SymmetricKey::parse(key.unwrap_or_default())?;
+        let key = device_key(&settings.provisioning.key)?;
         let keys = FileKeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, &world)?;
         let bundle = trust_bundle(&keys, settings.trust_bundle_cert.as_deref())?;
         let mut kept = Kept::open(&path, &world, faults).map_err(|it| unusable(path, it))?;
@@ -429,6 +430,16 @@ impl ModuleSecrets for Secrets {
 
 fn system_modules() -> [ModuleName; 2] {
     [EDGE_AGENT, EDGE_HUB].map(|name| name.parse().expect("a name of the platform is a name"))
+}
+
+fn device_key(key: &DeviceKey) -> Result<SymmetricKey, StartEdgeError> {
+    match key {
+        DeviceKey::Value(text) => Ok(SymmetricKey::parse(text.expose_str().unwrap_or_default())?),
+        DeviceKey::File(path) => {
+            let raw = std::fs::read(path).map_err(file("read", path))?;
+            Ok(SymmetricKey::from_raw(Secret::new(raw))?)
+        }
+    }
 }
 
 /// The device CA, and what the operator wants trusted along with it.

@@ -14,8 +14,6 @@ pub(crate) const PAUSE_MIN: Duration = Duration::from_secs(1);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// How long a token holds. Source: Azure SDKs.
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_hours(1);
-/// A token is renewed when this much of its life is left.
-pub(crate) const TOKEN_REST: Duration = Duration::from_mins(10);
 /// How long one request upstream may take.
 pub(crate) const REQUEST_WAIT: Duration = Duration::from_secs(20);
 /// How long the owner of a twin waits for the hub before it gets the copy.

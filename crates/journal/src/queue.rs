@@ -205,6 +205,11 @@ impl Queue {
         each.collect()
     }
 
+    /// From now on records are refused beyond so many bytes on disk; what lies there stays.
+    pub fn set_bytes_max(&mut self, bytes_max: Option<u64>) {
+        self.log.set_bytes_max(bytes_max);
+    }
+
     /// Unlinks the oldest segments that every lane has passed or whose records expired. Returns
     /// the bytes freed.
     pub fn reclaim(&mut self, now_ms: i64) -> u64 {

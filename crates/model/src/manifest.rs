@@ -39,6 +39,8 @@ pub struct Manifest {
     pub edge_hub: SystemModule,
     /// The user's modules, by name.
     pub modules: BTreeMap<ModuleName, ModuleSpec>,
+    /// What was said and has no effect here, with its path; to be reported, not passed over.
+    pub notices: Vec<String>,
 }
 
 /// `runtime.settings`.
@@ -236,14 +238,14 @@ impl Manifest {
         let (edge_agent, edge_hub) =
             system_modules(root.object("systemModules", &mut faults), &mut faults);
         let modules = modules(root.optional_object("modules", &mut faults), &mut faults);
-        if root.skip("integrity") {
-            faults.add(
-                "integrity",
-                "signed manifests are not verified here; remove it rather than trust it",
-            );
+        let mut notices = Vec::new();
+        // Azure's agent reads it and verifies nothing since 1.5.20.
+        if root.optional_object("integrity", &mut faults).is_some() {
+            notices.push("integrity: signatures are not verified".to_owned());
         }
         root.end(&mut faults);
-        let manifest = Self { schema_version, runtime, registries, edge_agent, edge_hub, modules };
+        let manifest =
+            Self { schema_version, runtime, registries, edge_agent, edge_hub, modules, notices };
         faults.into_result(manifest)
     }
 }

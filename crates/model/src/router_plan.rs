@@ -18,6 +18,8 @@ pub const ROUTES_MAX: usize = 128;
 pub const TIME_TO_LIVE: Duration = Duration::from_hours(2);
 /// The largest priority a route may name; 0 is the most urgent.
 pub const PRIORITY_MAX: u64 = 9;
+/// The least that messages may take on disk, in bytes: a few segments of the journal.
+pub const STORE_BYTES_MIN: u64 = 16 << 20;
 /// Schemas that are understood.
 const SCHEMAS: &[&str] = &["1.0", "1.1", "1.2", "1.3"];
 
@@ -30,6 +32,10 @@ pub struct RouterPlan {
     pub routes: BTreeMap<Box<str>, Route>,
     /// How long a message is kept; `None` is for ever.
     pub time_to_live: Option<Duration>,
+    /// How many bytes messages may take on disk, if that was said.
+    pub store_bytes_max: Option<u64>,
+    /// What was said and has no effect here, with its path; to be reported, not passed over.
+    pub notices: Vec<String>,
 }
 
 /// Why desired properties of `$edgeHub` are refused; always code 400.
@@ -59,17 +65,30 @@ impl RouterPlan {
             ))
         })?;
         let mut faults = Vec::new();
-        let mut plan =
-            Self { schema_version, routes: BTreeMap::new(), time_to_live: Some(TIME_TO_LIVE) };
+        let mut plan = Self {
+            schema_version,
+            routes: BTreeMap::new(),
+            time_to_live: Some(TIME_TO_LIVE),
+            store_bytes_max: None,
+            notices: Vec::new(),
+        };
         for (name, value) in desired {
             match name.as_str() {
                 "schemaVersion" => {}
                 "routes" => plan.routes = routes(value, &mut faults),
                 "storeAndForwardConfiguration" => {
-                    plan.time_to_live = store_and_forward(value, &mut faults);
+                    store_and_forward(value, &mut plan, &mut faults);
                 }
-                "mqttBroker" | "integrity" => {
-                    faults.push(format!("{name}: is not supported by this runtime"));
+                "mqttBroker" | "integrity" if value.is_null() => {}
+                "mqttBroker" | "integrity" if !value.is_object() => {
+                    faults.push(format!("{name}: must be an object"));
+                }
+                // Azure's own router reads both and uses neither since 1.3.
+                "mqttBroker" => plan.notices.push(
+                    "mqttBroker: has no effect, for this router is no general broker".to_owned(),
+                ),
+                "integrity" => {
+                    plan.notices.push("integrity: signatures are not verified".to_owned());
                 }
                 of_the_twin if of_the_twin.starts_with('$') => {}
                 _ => faults.push(format!("{name}: is unknown")),
@@ -167,30 +186,45 @@ fn route_object(
     read
 }
 
-fn store_and_forward(value: &Value, faults: &mut Vec<String>) -> Option<Duration> {
+fn store_and_forward(value: &Value, plan: &mut RouterPlan, faults: &mut Vec<String>) {
     const HERE: &str = "storeAndForwardConfiguration";
     let Value::Object(fields) = value else {
-        faults.push(format!("{HERE}: must be an object"));
-        return None;
+        return faults.push(format!("{HERE}: must be an object"));
     };
-    let mut read = Some(TIME_TO_LIVE);
     for (field, value) in fields {
         match (field.as_str(), value.as_i64()) {
             // Negative means for ever.
             ("timeToLiveSecs", Some(seconds)) => {
-                read = u64::try_from(seconds).ok().map(Duration::from_secs);
+                plan.time_to_live = u64::try_from(seconds).ok().map(Duration::from_secs);
             }
             ("timeToLiveSecs", None) => {
                 faults.push(format!("{HERE}.timeToLiveSecs: {value} is not a whole number"));
             }
-            ("storeLimits", _) => {
-                faults
-                    .push(format!("{HERE}.storeLimits: is set by queue_bytes_max in config.toml"));
-            }
+            ("storeLimits", _) if value.is_null() => {}
+            ("storeLimits", _) => store_limits(&format!("{HERE}.storeLimits"), value, plan, faults),
             _ => faults.push(format!("{HERE}.{field}: is unknown")),
         }
     }
-    read
+}
+
+fn store_limits(here: &str, value: &Value, plan: &mut RouterPlan, faults: &mut Vec<String>) {
+    let Value::Object(fields) = value else {
+        return faults.push(format!("{here}: must be an object"));
+    };
+    for (field, value) in fields {
+        match (field.as_str(), value.as_u64()) {
+            ("maxSizeBytes", Some(bytes)) if bytes < STORE_BYTES_MIN => {
+                plan.store_bytes_max = Some(STORE_BYTES_MIN);
+                let words = format!("{bytes} is below what this router needs, {STORE_BYTES_MIN}");
+                plan.notices.push(format!("{here}.maxSizeBytes: {words}"));
+            }
+            ("maxSizeBytes", Some(bytes)) => plan.store_bytes_max = Some(bytes),
+            ("maxSizeBytes", None) => {
+                faults.push(format!("{here}.maxSizeBytes: {value} is not a number of bytes"));
+            }
+            _ => faults.push(format!("{here}.{field}: is unknown")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -266,7 +300,37 @@ mod tests {
         );
         check("storeAndForwardConfiguration", json!(7), "must be an object");
         check("storeAndForwardConfiguration", json!({ "x": 1 }), "x: is unknown");
-        check("mqttBroker", json!({}), "mqttBroker: is not supported");
+        check("mqttBroker", json!(1), "mqttBroker: must be an object");
+        let store = |limits: Value| json!({ "storeLimits": limits });
+        check("storeAndForwardConfiguration", store(json!(1)), "storeLimits: must be an object");
+        check("storeAndForwardConfiguration", store(json!({ "x": 1 })), "storeLimits.x: is");
+        check(
+            "storeAndForwardConfiguration",
+            store(json!({ "maxSizeBytes": -1 })),
+            "maxSizeBytes: -1 is not a number of bytes",
+        );
+    }
+
+    #[test]
+    fn what_azure_takes_and_we_do_not_use_is_taken_and_told() {
+        let read = parse(&json!({
+            "schemaVersion": "1.3",
+            "mqttBroker": { "authorizations": [] },
+            "integrity": { "header": {}, "signature": {} },
+            "storeAndForwardConfiguration": { "storeLimits": { "maxSizeBytes": 1000 } },
+        }))
+        .unwrap();
+        assert_eq!(read.store_bytes_max, Some(STORE_BYTES_MIN));
+        let notices = read.notices.join("; ");
+        for words in ["mqttBroker: has no effect", "not verified", "1000 is below"] {
+            assert!(notices.contains(words), "{notices}");
+        }
+        let read = parse(&json!({
+            "schemaVersion": "1.3", "mqttBroker": null,
+            "storeAndForwardConfiguration": { "storeLimits": { "maxSizeBytes": 1 << 30 } },
+        }))
+        .unwrap();
+        assert_eq!((read.store_bytes_max, read.notices.len()), (Some(1 << 30), 0));
     }
 
     #[test]

@@ -181,6 +181,21 @@ impl Client {
         Ok(Self::of(config))
     }
 
+    /// A client that trusts the authorities in `der`, one certificate each. A system's store may
+    /// hold some that nobody can use; they are left out.
+    ///
+    /// # Errors
+    /// [`TlsSetupError::Roots`] if none can be used.
+    pub fn trusting_system(der: impl IntoIterator<Item = Bytes>) -> Result<Self, TlsSetupError> {
+        let mut roots = RootCertStore::empty();
+        let all = der.into_iter().map(|der| CertificateDer::from(der.to_vec()));
+        let (added, _) = roots.add_parsable_certificates(all);
+        if added == 0 {
+            return Err(TlsSetupError::Roots);
+        }
+        Ok(Self::of(Self::with_roots(roots)?.with_no_client_auth()))
+    }
+
     /// As [`Client::trusting`], and shows `chain` (DER, leaf first) with its PKCS#8 DER `key`.
     ///
     /// # Errors
@@ -205,6 +220,12 @@ impl Client {
         if roots.is_empty() {
             return Err(TlsSetupError::Roots);
         }
+        Self::with_roots(roots)
+    }
+
+    fn with_roots(
+        roots: RootCertStore,
+    ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsSetupError> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsSetupError::Settings)?;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use credentials::certificate::client_verifier;
+use credentials::renewal::{CERTIFICATE, Lifetime, Renewal, renewal};
 use edge::settings::{EngineKind, Settings};
 use edge::shell::{Edge, Parts};
 use engine::backend::Offloaded;
@@ -16,6 +18,7 @@ use engine::process::ProcessEngine;
 use engine::runtime::{ImageArchive, ModuleRuntime};
 use journal::disk::file::FileDisk;
 use model::commit::NoFaults;
+use model::time::WallTime;
 use model::waist::DeviceApi;
 use model::world::World;
 use net::client::{MqttClient, Target};
@@ -39,8 +42,6 @@ const BANNER: &str = "\
 *** DEVELOPMENT ONLY: the process engine ***
 *** Modules run as plain processes of this user: no isolation, no limits. ***
 *** They stop when this program is told to stop. ***";
-/// How often the listeners' certificate is made afresh; it holds far longer.
-const CERTIFICATE_EVERY: Duration = Duration::from_hours(24);
 /// Who may use the management socket when a group is named, and when none is.
 const MANAGEMENT_GROUP_MODE: u32 = 0o660;
 const MANAGEMENT_MODE: u32 = 0o600;
@@ -81,7 +82,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
         info!(%mqtt, "the router listens");
     }
     info!("selvedge-edge is ready");
-    until_stopped(&edge, &listeners.certificate).await?;
+    until_stopped(&edge, &listeners, &world).await?;
     info!("stopping");
     if args.stop_modules || settings.own.engine == EngineKind::Process {
         // While the router still answers: modules have last words, and wait for their answer.
@@ -133,14 +134,7 @@ fn upstream(
     network: &Arc<dyn Network>,
     world: &World,
 ) -> Result<Arc<dyn DeviceApi>> {
-    let path = settings.trust_bundle_cert.as_ref().context(
-        "trust_bundle_cert is missing: name the PEM file with the authority of the hub's \
-         certificate",
-    )?;
-    let roots =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let trust = tls::Client::trusting(&roots)
-        .with_context(|| format!("cannot trust {}", path.display()))?;
+    let trust = trust(settings.trust_bundle_cert.as_deref())?;
     let host = settings.provisioning.hub_host.clone();
     let dialled: Box<str> =
         settings.own.upstream_address.map_or_else(|| host.clone(), |at| at.to_string().into());
@@ -151,6 +145,24 @@ fn upstream(
         host,
     };
     Ok(Arc::new(MqttClient::new(world.clone(), Arc::clone(network), target)))
+}
+
+/// Whom this device trusts to name its hub: those in `bundle`, or without one those that this
+/// system trusts.
+fn trust(bundle: Option<&Path>) -> Result<tls::Client> {
+    let Some(path) = bundle else {
+        let found = rustls_native_certs::load_native_certs();
+        let (roots, faults) = (found.certs.len(), found.errors.len());
+        info!(roots, faults, "no trust_bundle_cert: the hub must show a public certificate");
+        let der = found.certs.into_iter().map(|one| Bytes::copy_from_slice(&one));
+        return tls::Client::trusting_system(der).context(
+            "trust_bundle_cert is missing and this system trusts no authority: name the PEM file \
+             with the authority of the hub's certificate, or install ca-certificates",
+        );
+    };
+    let roots =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    tls::Client::trusting(&roots).with_context(|| format!("cannot trust {}", path.display()))
 }
 
 fn engine(args: &RunArgs, settings: &Settings, world: &World) -> Result<Arc<dyn ModuleRuntime>> {
@@ -198,6 +210,8 @@ struct Listeners {
     mqtt_addresses: Vec<Address>,
     management: HttpServer,
     certificate: ServerCertificate,
+    /// How long the first certificate holds.
+    life: Lifetime,
 }
 
 impl Listeners {
@@ -208,6 +222,7 @@ impl Listeners {
         world: &World,
     ) -> Result<Self> {
         let issued = edge.server_certificate()?;
+        let life = Lifetime { from: world.now().wall, until: issued.expires };
         let certificate = ServerCertificate::new(&issued.chain, &issued.key_der)?;
         let tls = tls::Server::new(certificate.clone(), client_verifier())?;
         let (mut mqtt, mut mqtt_addresses) = (Vec::new(), Vec::new());
@@ -223,7 +238,7 @@ impl Listeners {
         let management = management(edge, path, settings.own.group.as_deref(), network, world)
             .await
             .with_context(|| format!("cannot listen at {}", path.display()))?;
-        Ok(Self { mqtt, mqtt_addresses, management, certificate })
+        Ok(Self { mqtt, mqtt_addresses, management, certificate, life })
     }
 
     async fn stop(self) {
@@ -279,22 +294,40 @@ fn publish(data: &Path, mqtt: &[Address], management: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Waits for a signal, making the certificate afresh meanwhile.
-async fn until_stopped(edge: &Edge, certificate: &ServerCertificate) -> Result<()> {
+/// Waits for a signal, renewing the certificate meanwhile.
+async fn until_stopped(edge: &Edge, listeners: &Listeners, world: &World) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let (mut life, mut failed) = (listeners.life, None);
     loop {
+        let now = world.now().wall;
+        let wait = match renewal(life, CERTIFICATE, failed, now) {
+            Renewal::Wait(wait) => wait,
+            Renewal::Due => {
+                match renew(edge, &listeners.certificate) {
+                    Ok(until) => (life, failed) = (Lifetime { from: now, until }, None),
+                    Err(refused) => {
+                        error!(error = format!("{refused:#}"), "the older certificate is shown");
+                        failed = Some(now);
+                    }
+                }
+                continue;
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            () = tokio::time::sleep(CERTIFICATE_EVERY) => {
-                let fresh = edge.server_certificate()?;
-                if let Err(refused) = certificate.replace(&fresh.chain, &fresh.key_der) {
-                    error!(error = %refused, "the older certificate is still shown");
-                }
-            }
+            () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Shows a fresh certificate from now on; until when it holds.
+fn renew(edge: &Edge, shown: &ServerCertificate) -> Result<WallTime> {
+    let fresh = edge.server_certificate()?;
+    shown.replace(&fresh.chain, &fresh.key_der)?;
+    info!(expires = %fresh.expires, "certificate renewed");
+    Ok(fresh.expires)
 }
 
 #[cfg(test)]

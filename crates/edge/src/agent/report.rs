@@ -23,7 +23,7 @@ const PIECE_CHARS: usize = 512;
 pub struct DesiredOutcome {
     /// 200, 400, 406, 412, 417 or 500.
     pub code: u16,
-    /// Why; empty for 200.
+    /// Why; with 200, what was accepted and has no effect here.
     pub words: String,
 }
 
@@ -33,11 +33,19 @@ impl DesiredOutcome {
         Self { code: 200, words: String::new() }
     }
 
-    /// The plan failed for these modules; each with its words.
-    pub fn failed<'a>(modules: impl IntoIterator<Item = (&'a ModuleName, &'a str)>) -> Self {
+    /// The plan failed for these modules, each with its words; with none it was applied, and
+    /// `notices` say what of it has no effect.
+    pub fn of<'a>(
+        modules: impl IntoIterator<Item = (&'a ModuleName, &'a str)>,
+        notices: &[String],
+    ) -> Self {
         let words: Vec<_> =
             modules.into_iter().map(|(name, words)| format!("module {name}: {words}")).collect();
-        if words.is_empty() { Self::applied() } else { Self { code: 500, words: words.join("; ") } }
+        if words.is_empty() {
+            Self { code: 200, words: notices.join("; ") }
+        } else {
+            Self { code: 500, words: words.join("; ") }
+        }
     }
 
     /// Not known, or the runtime is stopping.

@@ -538,7 +538,7 @@ impl Agent {
             let all = failures.iter().map(|(name, words)| (*name, words.as_str()));
             state.outcome = match &state.engine {
                 Some(words) => DesiredOutcome { code: 500, words: words.clone() },
-                None => DesiredOutcome::failed(all),
+                None => DesiredOutcome::of(all, &manifest.notices),
             };
         }
         state.facts = facts;

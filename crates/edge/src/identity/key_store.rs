@@ -180,7 +180,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), OpenKeysError> {
         .map_err(file("name", path))
 }
 
-fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenKeysError {
+/// What went wrong with the file `path`.
+pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenKeysError {
     let path = path.to_owned();
     move |source| OpenKeysError::File { action, path, source }
 }

@@ -39,6 +39,8 @@ impl Table {
             schema_version: "1.1".into(),
             routes: BTreeMap::new(),
             time_to_live: Some(TIME_TO_LIVE),
+            store_bytes_max: None,
+            notices: Vec::new(),
         };
         Self { plan, lanes: BTreeMap::new() }
     }

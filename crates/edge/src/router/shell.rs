@@ -14,7 +14,7 @@ use model::id::{DeviceId, IdentityId, ModuleName};
 use model::names::EDGE_HUB;
 use model::refusal::{Refusal, RefusalKind};
 use model::router_plan::RouterPlan;
-use model::time::{Now, Tick};
+use model::time::{Now, Tick, WallTime};
 use model::twin::patch::difference;
 use model::twin::{TwinPatch, Version};
 use model::waist::{Batch, Claim, CloseReason, DeviceApi, DeviceRequest, Epoch, LinkKind, Opened};
@@ -23,12 +23,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::clients::Clients;
 use super::dispatch::Table;
 use super::session::shell::{ModuleSession, commit_told};
 use crate::access::{Access, ModuleKeys, Proven};
 use crate::storage::store::{Area, Store};
 use crate::storage::tables;
-use crate::upstream::shell::{Link, Links, told};
+use crate::upstream::shell::{Link, Links, told, until};
 
 /// Size of one segment of the journal, in bytes.
 const SEGMENT_BYTES: u64 = 4 << 20;
@@ -38,6 +39,9 @@ const COMMAND_PAUSE: Duration = Duration::from_millis(10);
 const COMMAND_OFFERS: u32 = 500;
 /// How often the journal is looked at for messages that outlived their life time.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
+
+/// How long clients may come and go before that is reported; one report serves many.
+const CLIENTS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the router counted since it started.
 #[derive(Debug, Default)]
@@ -99,6 +103,9 @@ pub(crate) struct Core {
     sessions: Mutex<BTreeMap<ModuleName, Weak<ModuleSession>>>,
     features: Mutex<BTreeMap<ModuleName, FeatureSet>>,
     outcome: Mutex<RoutesOutcome>,
+    clients: Mutex<Clients>,
+    clients_changed: Notify,
+    queue_bytes_max: u64,
     incarnation: u32,
     opened: AtomicU32,
     finished: watch::Receiver<bool>,
@@ -155,6 +162,9 @@ impl Core {
             sessions: Mutex::new(BTreeMap::new()),
             features: Mutex::new(parts.features),
             outcome: Mutex::new(RoutesOutcome::default()),
+            clients: Mutex::new(Clients::default()),
+            clients_changed: Notify::new(),
+            queue_bytes_max: parts.queue_bytes_max,
             incarnation: parts.incarnation,
             opened: AtomicU32::new(0),
             finished,
@@ -212,6 +222,8 @@ impl Core {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
         let same = |name: &ModuleName| access.modules.get(name) == modules.get(name);
         let revoked: Vec<_> = access.modules.keys().filter(|name| !same(name)).cloned().collect();
+        let gone = |name: &ModuleName| !modules.contains_key(name);
+        let gone: Vec<_> = revoked.iter().filter(|name| gone(name)).cloned().collect();
         access.modules = modules;
         drop(access);
         for name in revoked {
@@ -219,6 +231,21 @@ impl Core {
                 session.end(CloseReason::Revoked);
             }
         }
+        for name in gone {
+            let identity = IdentityId::module(&self.device, &name);
+            self.change_clients(|clients, _| clients.handle_removed(&identity));
+        }
+    }
+
+    fn change_clients(&self, change: impl FnOnce(&mut Clients, WallTime)) {
+        let now = self.world.now().wall;
+        change(&mut self.clients.lock().unwrap_or_else(PoisonError::into_inner), now);
+        self.clients_changed.notify_one();
+    }
+
+    /// The session of `identity` has ended.
+    pub(crate) fn handle_disconnected(&self, identity: &IdentityId) {
+        self.change_clients(|clients, now| clients.handle_disconnected(identity, now));
     }
 
     /// Keeps the subscriptions of `module`; none forgets that it ever had a session.
@@ -349,7 +376,10 @@ impl Core {
 
     async fn put_in_force(&self, plan: RouterPlan, version: Version) {
         let lanes_of = plan.clone();
+        // What config.toml allows is never exceeded.
+        let bytes_max = plan.store_bytes_max.unwrap_or(u64::MAX).min(self.queue_bytes_max);
         let lanes = self.on_queue(move |queue, _| {
+            queue.set_bytes_max(Some(bytes_max));
             let lane = |endpoint: String, priority| {
                 let id = queue.lane(&endpoint, priority);
                 ((endpoint, priority), id)
@@ -364,9 +394,13 @@ impl Core {
             let key = (endpoint.to_owned(), priority);
             lanes.get(&key).copied().expect("the lane of every route was just made")
         };
+        let words = plan.notices.join("; ");
+        if !words.is_empty() {
+            warn!(words, "accepted, but without effect");
+        }
         let table = Arc::new(Table::new(plan, lane));
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
-        self.set_outcome(RoutesOutcome { version, code: 200, words: String::new() });
+        self.set_outcome(RoutesOutcome { version, code: 200, words });
         // New routes may lead to inputs that wait already.
         let open: Vec<_> = self.sessions().values().filter_map(Weak::upgrade).collect();
         for session in &open {
@@ -407,7 +441,9 @@ impl Core {
             self.keep_features(&module, kept).await?;
         }
         let valid_until = proven.valid_until;
+        let identity = proven.identity.clone();
         let session = self.replace(&upstream, proven, (&module, clean), features.clone());
+        self.change_clients(|clients, now| clients.handle_connected(&identity, now));
         self.rewind_inputs(&module).await;
         session.handle_work();
         Ok(Opened { session, resumed, features, valid_until: Some(valid_until) })
@@ -476,18 +512,29 @@ async fn configure(core: Arc<Core>) {
     let mut versions = link.desired_versions();
     versions.mark_changed();
     let mut stopped = core.stopped.clone();
+    let mut report_at: Option<Tick> = None;
     loop {
-        tokio::select! {
+        let now = core.world.now().tick;
+        let is_desired = tokio::select! {
             biased;
             () = told(&mut stopped) => return,
-            changed = versions.changed() => if changed.is_err() { return },
-        }
+            changed = versions.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return,
+            },
+            () = core.clients_changed.notified() => {
+                report_at.get_or_insert(now.after(CLIENTS_PAUSE));
+                continue;
+            }
+            () = until(report_at, now) => false,
+        };
+        report_at = None;
         let Some(twin) = link.view() else { continue };
-        if twin.desired.is_empty() && twin.desired_version <= Version(1) {
-            // A device that never got a deployment: nothing was said, so nothing is wrong.
-            continue;
+        // A device that never got a deployment: nothing was said, so nothing is wrong.
+        let is_said = !twin.desired.is_empty() || twin.desired_version > Version(1);
+        if is_desired && is_said {
+            apply(&core, twin.desired, twin.desired_version).await;
         }
-        apply(&core, twin.desired, twin.desired_version).await;
         report(&core, &link, &twin.reported).await;
     }
 }
@@ -514,13 +561,24 @@ async fn apply(core: &Core, desired: Map<String, Value>, version: Version) {
 /// Reports what differs from what was reported.
 async fn report(core: &Core, link: &Link, reported: &Map<String, Value>) {
     let outcome = core.outcome();
+    let clients = {
+        let now = core.world.now().wall;
+        let mut clients = core.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.handle_reported(reported.get("clients"), now);
+        clients.to_value()
+    };
     let mut whole = reported.clone();
-    let said = json!({
+    let mut said = json!({
         "schemaVersion": "1.2",
         "version": { "version": env!("CARGO_PKG_VERSION"), "build": "", "commit": "" },
-        "lastDesiredVersion": outcome.version.0,
-        "lastDesiredStatus": { "code": outcome.code, "description": outcome.words },
+        "clients": clients,
     });
+    // Before the first desired properties there is nothing to say about them.
+    if outcome.code != 0 {
+        let status = json!({ "code": outcome.code, "description": outcome.words });
+        said["lastDesiredVersion"] = json!(outcome.version.0);
+        said["lastDesiredStatus"] = status;
+    }
     if let Value::Object(said) = said {
         whole.extend(said);
     }

@@ -65,6 +65,27 @@ queue_bytes_max = 33554432
 }
 
 #[test]
+fn files_are_named_as_azure_does_or_by_path() {
+    let check = |named: &str, expected: &str| {
+        let text = format!("trust_bundle_cert = {named:?}\n{GOOD}");
+        let read = Settings::parse(&text).unwrap();
+        assert_eq!(read.trust_bundle_cert, Some(PathBuf::from(expected)));
+    };
+    check("/etc/aziot/root.pem", "/etc/aziot/root.pem");
+    check("root.pem", "root.pem");
+    check("file:///etc/aziot/root.pem", "/etc/aziot/root.pem");
+    check("file:///etc/a%20b/gr%C3%B6%C3%9Fe.pem", "/etc/a b/größe.pem");
+    let text = "hostname = \"g\"\n[provisioning]\nsource = \"manual\"\n\
+        iothub_hostname = \"h\"\ndevice_id = \"d\"\n[provisioning.authentication]\n\
+        method = \"sas\"\ndevice_id_pk = { uri = \"file:///var/secrets/d.key\" }\n\
+        [edge_ca]\ncert = \"file:///c.pem\"\npk = \"file:///k.pem\"\n";
+    let read = Settings::parse(text).unwrap();
+    assert_eq!(read.provisioning.key, DeviceKey::File("/var/secrets/d.key".into()));
+    assert_eq!(read.edge_ca, EdgeCa::Given { cert: "/c.pem".into(), key: "/k.pem".into() });
+    assert_eq!(read.trust_bundle_cert, None);
+}
+
+#[test]
 fn what_is_wrong_is_refused_with_its_place() {
     let check = |text: &str, expected: &str| {
         let said = Settings::parse(text).unwrap_err().to_string();
@@ -78,7 +99,42 @@ fn what_is_wrong_is_refused_with_its_place() {
     );
     check(&format!("{GOOD}[moby_runtime]\nuri = \"x\"\n"), "config.toml line 6: unknown field");
     check(&GOOD.replace("Gateway-1", "a b"), "config.toml [hostname]: \"a b\" is not a host name");
-    check(&GOOD.replace("manual", "dps"), "config.toml [provisioning]: source \"dps\" is unknown");
+    check(
+        &GOOD.replace("manual", "dps"),
+        "config.toml [provisioning]: source \"dps\" is not served by this version",
+    );
+    check(&GOOD.replace("manual", "x"), "config.toml [provisioning]: source \"x\" is unknown");
+    let by_hand = |rest: &str| {
+        format!(
+            "hostname = \"g\"\n[provisioning]\nsource = \"manual\"\niothub_hostname = \"h\"\n\
+             device_id = \"d\"\n[provisioning.authentication]\n{rest}\n"
+        )
+    };
+    for (rest, words) in [
+        ("method = \"x509\"", "method \"x509\" is not served by this version"),
+        ("method = \"tpm\"", "method \"tpm\" is unknown"),
+        ("method = \"sas\"", "device_id_pk is missing"),
+        ("method = \"sas\"\ndevice_id_pk = {}", "device_id_pk needs either value or uri"),
+        (
+            "method = \"sas\"\ndevice_id_pk = { uri = \"pkcs11:pin-value=1\" }",
+            "device_id_pk.uri: known are file:///… URIs only",
+        ),
+        (
+            "method = \"sas\"\ndevice_id_pk = { uri = \"file://host/key\" }",
+            "\"file://host/key\" is neither a path nor file:///an/absolute/path",
+        ),
+    ] {
+        let expected = format!("config.toml [provisioning.authentication]: {words}");
+        check(&by_hand(rest), &expected);
+    }
+    check(
+        &by_hand("method = \"sas\"\ndevice_id_pk = { value = \"*\" }"),
+        "config.toml [provisioning]: the SharedAccessKey is not base64",
+    );
+    check(
+        &format!("trust_bundle_cert = \"https://x/ca.pem\"\n{GOOD}"),
+        "config.toml [trust_bundle_cert]: \"https://x/ca.pem\" is neither a path nor file:///",
+    );
     check(
         &GOOD.replace("SharedAccessKey", "Key"),
         "config.toml [provisioning]: a device connection string has no part \"Key\"",

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use credentials::key::SymmetricKey;
+use credentials::renewal::{Lifetime, Renewal, TOKEN, renewal};
 use credentials::sas::SasToken;
 use model::feature::{Feature, FeatureSet, Subscription};
 use model::id::IdentityId;
@@ -22,7 +23,7 @@ use model::world::World;
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::{READ_WAIT, REQUEST_WAIT, TOKEN_LIFE, TOKEN_REST, pause};
+use super::{READ_WAIT, REQUEST_WAIT, TOKEN_LIFE, pause};
 use crate::router::twins::{DesiredNews, TwinCopy};
 use crate::storage::store::{Area, Store};
 use crate::storage::tables;
@@ -426,7 +427,7 @@ impl Link {
 
     async fn serve(&self, opened: &Opened, mut methods: bool) -> Over {
         let session = &opened.session;
-        let mut renew_at = self.renewal(opened.valid_until);
+        let mut life = self.life(opened.valid_until);
         let mut retry_at: Option<Tick> = None;
         let mut failures = 0;
         loop {
@@ -446,7 +447,7 @@ impl Link {
                 }
             }
             let now = self.parts.world.now().tick;
-            let wake = renew_at.into_iter().chain(retry_at).min();
+            let wake = self.renewal(life).into_iter().chain(retry_at).min();
             let nothing = Credit { messages: 0 };
             let event = tokio::select! {
                 biased;
@@ -454,10 +455,10 @@ impl Link {
                 () = self.changed.notified() => None,
                 () = until(wake, now) => None,
             };
-            let now = self.parts.world.now().tick;
-            if renew_at.is_some_and(|at| now >= at) {
+            let renew_at = self.renewal(life);
+            if renew_at.is_some_and(|at| self.parts.world.now().tick >= at) {
                 match self.renew(&**session).await {
-                    Ok(valid_until) => renew_at = self.renewal(Some(valid_until)),
+                    Ok(valid_until) => life = self.life(Some(valid_until)),
                     // A new session proves itself with a new token.
                     Err(_) => return Over::Again,
                 }
@@ -476,10 +477,18 @@ impl Link {
         }
     }
 
-    fn renewal(&self, valid_until: Option<WallTime>) -> Option<Tick> {
+    /// The life of a token that holds from now `until`.
+    fn life(&self, until: Option<WallTime>) -> Option<Lifetime> {
+        Some(Lifetime { from: self.parts.world.now().wall, until: until? })
+    }
+
+    /// When to look at the token again; not later than now if it is due.
+    fn renewal(&self, life: Option<Lifetime>) -> Option<Tick> {
         let now = self.parts.world.now();
-        let left = valid_until?.since(now.wall);
-        Some(now.tick.after(left.saturating_sub(TOKEN_REST).max(left / 2)))
+        match renewal(life?, TOKEN, None, now.wall) {
+            Renewal::Due => Some(now.tick),
+            Renewal::Wait(wait) => Some(now.tick.after(wait)),
+        }
     }
 
     async fn renew(&self, session: &dyn DeviceSession) -> Result<WallTime, Refusal> {

@@ -141,6 +141,11 @@ impl Log {
         self.closed_bytes + current + self.buffer.len() as u64
     }
 
+    /// From now on records are refused beyond so many bytes on disk; what lies there stays.
+    pub fn set_bytes_max(&mut self, bytes_max: Option<u64>) {
+        self.options.bytes_max = bytes_max;
+    }
+
     /// Writes and syncs what was staged. With nothing staged it does nothing and proves the end.
     ///
     /// # Errors

@@ -82,8 +82,10 @@ fn codes_follow_what_went_wrong() {
     assert_eq!(DesiredOutcome::from(&schema).code, 412);
     assert_eq!(DesiredOutcome::from(&InvalidManifest::Faults(Vec::new())).code, 400);
     let name: ModuleName = "m".parse().unwrap();
-    check(DesiredOutcome::failed([(&name, "no image")]), 500, "module m: no image");
-    check(DesiredOutcome::failed([]), 200, "");
+    let notices = ["integrity: not verified".to_owned()];
+    check(DesiredOutcome::of([(&name, "no image")], &notices), 500, "module m: no image");
+    check(DesiredOutcome::of([], &notices), 200, "integrity: not verified");
+    check(DesiredOutcome::of([], &[]), 200, "");
     assert_eq!(DesiredOutcome::unknown().code, 406);
 }
 

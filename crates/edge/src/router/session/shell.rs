@@ -144,6 +144,7 @@ impl ModuleSession {
         }
         let wakers = (state.waker.take(), state.room.take());
         drop(state);
+        self.core.handle_disconnected(&self.proven.identity);
         [wakers.0, wakers.1].into_iter().flatten().for_each(Waker::wake);
     }
 
@@ -565,6 +566,7 @@ impl Drop for ModuleSession {
     fn drop(&mut self) {
         // A session that was taken over has no say about the newer one's wishes.
         if self.state().closed.is_none() {
+            self.core.handle_disconnected(&self.proven.identity);
             self.link.set_methods(false);
         }
     }
