@@ -523,7 +523,7 @@ async fn configure(core: Arc<Core>) {
                 Err(_) => return,
             },
             () = core.clients_changed.notified() => {
-                report_at.get_or_insert(now.after(CLIENTS_PAUSE));
+                report_at = report_at.or_else(|| Some(now.after(CLIENTS_PAUSE)));
                 continue;
             }
             () = until(report_at, now) => false,
@@ -568,19 +568,16 @@ async fn report(core: &Core, link: &Link, reported: &Map<String, Value>) {
         clients.to_value()
     };
     let mut whole = reported.clone();
-    let mut said = json!({
-        "schemaVersion": "1.2",
-        "version": { "version": env!("CARGO_PKG_VERSION"), "build": "", "commit": "" },
-        "clients": clients,
-    });
+    let mut say = |field: &str, value: Value| drop(whole.insert(field.to_owned(), value));
+    say("schemaVersion", json!("1.2"));
+    let version = json!({ "version": env!("CARGO_PKG_VERSION"), "build": "", "commit": "" });
+    say("version", version);
+    say("clients", clients);
     // Before the first desired properties there is nothing to say about them.
     if outcome.code != 0 {
+        say("lastDesiredVersion", json!(outcome.version.0));
         let status = json!({ "code": outcome.code, "description": outcome.words });
-        said["lastDesiredVersion"] = json!(outcome.version.0);
-        said["lastDesiredStatus"] = status;
-    }
-    if let Value::Object(said) = said {
-        whole.extend(said);
+        say("lastDesiredStatus", status);
     }
     let patch = TwinPatch(difference(reported, &whole));
     if !patch.0.is_empty()
