@@ -94,7 +94,6 @@ function LiveSign(): ReactNode {
   useEffect(() => {
     if (state.kind === 'signedOut') leave(state.reason === 'signedOut' ? 'You are signed out.' : 'The session is over.')
     // `leave` is new with every turn.
-    // eslint-disable-next-line
   }, [state])
   const missed = missedUpdates()
   if (state.kind === 'waiting') {

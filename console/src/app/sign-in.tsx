@@ -62,7 +62,6 @@ export function SignIn({ children, onSignedIn }: { children: ReactNode; onSigned
     onSignedOut(() => leave('The session is over.'))
     if (door.kind === 'opening' && !tried.current) open()
     // Once; what follows is by hand.
-    // eslint-disable-next-line
   }, [])
 
   if (door.kind === 'open') return <SessionContext.Provider value={{ session: door.session, leave }}>{children}</SessionContext.Provider>

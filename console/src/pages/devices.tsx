@@ -160,7 +160,6 @@ function More({ busy, scanned, found, go }: { busy: boolean; scanned: number; fo
   useEffect(() => {
     // A filter that finds nothing waits for the person instead of reading the whole fleet.
     if (seen && !busy && found > 0) go()
-    // eslint-disable-next-line
   }, [seen, busy])
   return (
     <Stack ref={ref} align="center" py="md">

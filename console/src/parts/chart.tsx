@@ -31,7 +31,6 @@ export function Chart({ columns, marks, range, label, height = 150 }: { columns:
       made.destroy()
     }
     // The data follows below; a new plot is made only for a new size or theme.
-    // eslint-disable-next-line
   }, [width, height, scheme])
   useEffect(() => plot.current?.setData(data(columns)), [columns, marks])
 

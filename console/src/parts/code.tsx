@@ -107,7 +107,6 @@ export default function Code({ value, label, height = '360px', change, marks = [
       made.destroy()
     }
     // The text is handed over below; a new editor is made only for another kind.
-    // eslint-disable-next-line
   }, [fixed, original, label])
   useEffect(() => {
     const held = view.current

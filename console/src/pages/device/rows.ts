@@ -60,7 +60,6 @@ export function useRows(device: string, module: string | undefined, filter: stri
     void read(abort.current.signal)
     return () => abort.current.abort()
     // Once for each list: another device, module or filter is another list.
-    // eslint-disable-next-line
   }, [])
   useEffect(() => {
     // Whatever was sent while the stream was away is read again.
@@ -69,7 +68,6 @@ export function useRows(device: string, module: string | undefined, filter: stri
   useEffect(() => {
     pausing.current = paused
     flush()
-    // eslint-disable-next-line
   }, [paused])
   useLive(
     topic,

@@ -130,7 +130,6 @@ function Charts({ rows, version, range, chosen, choose }: { rows: Rows; version:
     const newest = rows.ring.at(rows.ring.length - 1)?.time ?? Date.now()
     const end = Math.abs(Date.now() - newest) < RANGES[range] ? Math.max(newest, Date.now()) : newest
     return [end - RANGES[range], end]
-    // eslint-disable-next-line
   }, [step, range])
   if (paths.length === 0) return null
   return (

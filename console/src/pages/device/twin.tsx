@@ -71,7 +71,6 @@ function Editor({ device, module, section, twin }: { device: string; module: str
     if (touched || twin.etag === base.etag) return
     setBase(twin)
     setText(pretty(valuesOf(twin, section)))
-    // eslint-disable-next-line
   }, [twin])
 
   const rebase = (): void => {
