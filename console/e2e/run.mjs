@@ -98,7 +98,7 @@ test('a reading on the page is the reading in the hub, and more arrive without a
   const row = await readings.first().elementHandle()
   const { seq, offset, partition } = await row.evaluate((element) => ({ ...element.dataset }))
   const text = await row.evaluate((element) => element.textContent)
-  assert.match(text, new RegExp(`#${seq}\\b`, 'u'))
+  assert.ok(text.includes(`#${seq}`), text)
   const percent = Number(/cpu\.percent ([\d.]+)/u.exec(text)[1])
   const { messages } = await stage.get(`/api/v1/telemetry?partition=${partition}&from=${offset}&max=1`)
   const body = JSON.parse(messages[0].body)
