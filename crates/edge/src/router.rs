@@ -14,5 +14,6 @@ pub mod twins;
 
 pub(crate) mod clients;
 pub(crate) mod dispatch;
+pub(crate) mod metrics;
 pub(crate) mod session;
 pub(crate) mod shell;

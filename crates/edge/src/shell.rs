@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 use crate::access::ModuleKeys;
 use crate::agent::restart::History;
-use crate::agent::shell::{Agent, AgentParts};
+use crate::agent::shell::{Agent, AgentParts, RouterMeter};
 use crate::agent::spec::{EDGE_HUB_NAME, Surroundings};
 use crate::identity::key_store::{FileKeyStore, OpenKeysError, file};
 use crate::identity::shell::Identities;
@@ -176,6 +176,14 @@ impl Kept {
     }
 }
 
+fn meter(router: &Arc<Core>) -> RouterMeter {
+    let router = Arc::clone(router);
+    Arc::new(move || {
+        let router = Arc::clone(&router);
+        Box::pin(async move { router.metrics().await })
+    })
+}
+
 fn facts<K: FromStr + Ord, V>(
     store: &Store,
     area: Area,
@@ -241,9 +249,7 @@ impl Edge {
             kept.keys,
         ));
         let prefix = format!("azureiot://{hub_host}/devices/{device}/modules/");
-        let router_of = Arc::clone(&router);
-        let secrets =
-            Arc::new(Secrets { router: router_of, keys, bundle, prefix, agent: OnceLock::new() });
+        let secrets = Arc::new(Secrets::new(&router, keys, bundle, prefix));
         let agent = Agent::start(AgentParts {
             world,
             runtime,
@@ -253,6 +259,7 @@ impl Edge {
             surroundings: surroundings(&settings, bridge, &secrets.bundle),
             sockets,
             secrets: Arc::<Secrets>::clone(&secrets),
+            meter: meter(&router),
             last_good: kept.last_good.remove(&agent_name),
             histories: kept.histories,
             ups: links.ups(),
@@ -401,6 +408,13 @@ impl Running {
             refused: counters.refused.load(Ordering::Relaxed),
             queues: lanes.iter().map(queue).collect(),
         }
+    }
+}
+
+impl Secrets {
+    /// The agent is made later: it needs them.
+    fn new(router: &Arc<Core>, keys: FileKeyStore, bundle: String, prefix: String) -> Self {
+        Self { router: Arc::clone(router), keys, bundle, prefix, agent: OnceLock::new() }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Source: Azure IoT Edge, `doc/built-in-logs-pull.md` and the agent's request handlers.
 
+use api::router::{GET_ROUTER_METRICS, RouterMetrics};
 use bytes::Bytes;
 use model::id::ModuleName;
 use model::method::{MethodRequest, MethodResponse};
@@ -14,7 +15,7 @@ pub const ANSWER_BYTES_MAX: usize = 127_000;
 /// Most modules that one request for logs may name.
 pub const LOG_ITEMS_MAX: usize = 64;
 /// The methods there are.
-pub const KNOWN: &[&str] = &["ping", "RestartModule", "GetModuleLogs"];
+pub const KNOWN: &[&str] = &["ping", "RestartModule", "GetModuleLogs", GET_ROUTER_METRICS];
 
 /// One request, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum AgentMethod {
     RestartModule(ModuleName),
     /// Give the last lines of some modules.
     GetModuleLogs(LogsRequest),
+    /// Say what the router counted. Ours; the reference tells it to Prometheus only.
+    GetRouterMetrics,
 }
 
 /// Which logs, in which form.
@@ -98,6 +101,10 @@ pub fn parse(request: &MethodRequest, now: WallTime) -> Result<AgentMethod, BadR
         let known = ["schemaVersion", "items", "encoding", "contentType"];
         return logs(&payload(request, &known)?, now).map(AgentMethod::GetModuleLogs);
     }
+    if is(GET_ROUTER_METRICS) {
+        payload(request, &["schemaVersion"])?;
+        return Ok(AgentMethod::GetRouterMetrics);
+    }
     Err(BadRequest::Unknown(request.name.clone()))
 }
 
@@ -114,6 +121,17 @@ pub fn refused(error: &BadRequest) -> MethodResponse {
 /// Not done, with a status and a reason.
 pub fn failed(status: i32, words: &str) -> MethodResponse {
     MethodResponse { status, payload: json!({ "message": words }).to_string().into() }
+}
+
+/// What the router counted.
+pub fn metrics_answer(metrics: &RouterMetrics) -> MethodResponse {
+    match serde_json::to_vec(metrics) {
+        Ok(text) if text.len() <= ANSWER_BYTES_MAX => {
+            MethodResponse { status: 200, payload: text.into() }
+        }
+        Ok(text) => failed(500, &format!("the metrics have {} bytes, too many", text.len())),
+        Err(error) => failed(500, &error.to_string()),
+    }
 }
 
 /// The logs of some modules; 400 if they are too large together.
@@ -266,6 +284,8 @@ mod tests {
         assert_eq!(ask("Ping", "null"), Ok(AgentMethod::Ping));
         let restart = ask("restartmodule", r#"{"schemaVersion":"1.0","id":"m"}"#);
         assert_eq!(restart, Ok(AgentMethod::RestartModule("m".parse().unwrap())));
+        let metrics = ask("getroutermetrics", r#"{"schemaVersion":"1.0"}"#);
+        assert_eq!(metrics, Ok(AgentMethod::GetRouterMetrics));
     }
 
     #[test]
@@ -296,7 +316,7 @@ mod tests {
             let said: Value = serde_json::from_slice(&answer.payload).unwrap();
             assert!(said["message"].as_str().unwrap().contains(words), "{said}");
         };
-        check("Reboot", "{}", "known are ping, RestartModule, GetModuleLogs");
+        check("Reboot", "{}", "known are ping, RestartModule, GetModuleLogs, GetRouterMetrics");
         check("RestartModule", "7", "must be a JSON object");
         check("RestartModule", "{}", "schemaVersion (absent)");
         check("RestartModule", r#"{"schemaVersion":"2.0","id":"m"}"#, "\"2.0\" is not supported");

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use api::router::RouterMetrics;
 use engine::error::EngineError;
 use engine::runtime::{ModuleRuntime, ModuleSpec as EngineSpec, ModuleState, ModuleStatus};
 use model::id::ModuleName;
@@ -17,7 +18,7 @@ use model::time::{Tick, WallTime};
 use model::twin::patch::difference;
 use model::twin::slot::DesiredChange;
 use model::twin::{TwinPatch, Version};
-use model::world::World;
+use model::world::{Boxed, World};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, error, info, warn};
@@ -54,6 +55,9 @@ const IDENTITIES_APART: Duration = Duration::from_mins(2);
 /// The wait before identities that could not be read are asked for again.
 const IDENTITIES_AGAIN: Duration = Duration::from_secs(5);
 
+/// Asks the router what it counted.
+pub(crate) type RouterMeter = Arc<dyn Fn() -> Boxed<'static, RouterMetrics> + Send + Sync>;
+
 /// What an agent is made from.
 pub(crate) struct AgentParts {
     pub(crate) world: World,
@@ -65,6 +69,7 @@ pub(crate) struct AgentParts {
     pub(crate) surroundings: Surroundings,
     pub(crate) sockets: Arc<dyn WorkloadSockets>,
     pub(crate) secrets: Arc<dyn ModuleSecrets>,
+    pub(crate) meter: RouterMeter,
     /// The desired properties that were in force last.
     pub(crate) last_good: Option<(Map<String, Value>, Version)>,
     pub(crate) histories: BTreeMap<ModuleName, History>,
@@ -85,6 +90,7 @@ pub(crate) struct Agent {
     surroundings: Surroundings,
     sockets: Arc<dyn WorkloadSockets>,
     secrets: Arc<dyn ModuleSecrets>,
+    meter: RouterMeter,
     started: WallTime,
     state: Mutex<AgentState>,
     wake: Notify,
@@ -146,6 +152,7 @@ impl Agent {
             surroundings: parts.surroundings,
             sockets: parts.sockets,
             secrets: parts.secrets,
+            meter: parts.meter,
             state: Mutex::new(state),
             wake: Notify::new(),
             halted: watch::Sender::new(false),
@@ -614,6 +621,14 @@ impl Owner for Agent {
                     let response = logs::answer(&*runtime, &desired, &asked, &surroundings).await;
                     // The link may have gone; then nobody waits.
                     answer.send(response).ok();
+                });
+                return Some(reply);
+            }
+            Ok(AgentMethod::GetRouterMetrics) => {
+                let metrics = (self.meter)();
+                self.world.spawn(async move {
+                    // The link may have gone; then nobody waits.
+                    answer.send(methods::metrics_answer(&metrics.await)).ok();
                 });
                 return Some(reply);
             }

@@ -7,7 +7,7 @@ use journal::log::{LaneId, Record};
 use model::id::ModuleName;
 use model::message::{MESSAGE_BYTES_MAX, Message};
 use model::refusal::{Refusal, RefusalKind};
-use model::route::{Endpoint, MessageSource, endpoints_for};
+use model::route::{Endpoint, MessageSource, Route, endpoints_for};
 use model::router_plan::{RouterPlan, TIME_TO_LIVE};
 use model::time::WallTime;
 
@@ -53,6 +53,11 @@ impl Table {
         });
         let lanes = lanes.collect();
         Self { plan, lanes }
+    }
+
+    /// The routes in force, by name.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (&str, &Route)> {
+        self.plan.routes.iter().map(|(name, route)| (&**name, route))
     }
 
     /// The inputs of `module` that routes lead to, as endpoint and input name.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use api::router::RouterMetrics;
 use journal::disk::Disk;
 use journal::log::{CommitError, LaneId, LogOptions, OpenLogError, StageError};
 use journal::queue::{LaneStats, Queue};
@@ -25,6 +26,7 @@ use tracing::{error, info, warn};
 
 use super::clients::Clients;
 use super::dispatch::Table;
+use super::metrics::{Drops, Tally};
 use super::session::shell::{ModuleSession, commit_told};
 use crate::access::{Access, ModuleKeys, Proven};
 use crate::storage::store::{Area, Store};
@@ -54,6 +56,7 @@ pub(crate) struct Counters {
     pub(crate) dropped_no_sender: AtomicU64,
     pub(crate) dropped_damaged: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) tally: Tally,
 }
 
 /// Counts `more`.
@@ -107,6 +110,7 @@ pub(crate) struct Core {
     clients_changed: Notify,
     queue_bytes_max: u64,
     incarnation: u32,
+    started: Tick,
     opened: AtomicU32,
     finished: watch::Receiver<bool>,
 }
@@ -149,6 +153,7 @@ impl Core {
         let worker = Box::new(JournalWorker { writer, finished: told_finished });
         intake.set_waker(world.spawner.start("edge-journal", worker));
         let core = Arc::new(Self {
+            started: world.now().tick,
             access: RwLock::new(Access { device: device.clone(), hosts, modules: parts.modules }),
             world,
             device,
@@ -304,6 +309,7 @@ impl Core {
         let now = self.world.now().wall;
         let (mut records, mut modules, mut each) = (Vec::new(), Vec::new(), VecDeque::new());
         let (mut is_upstream, mut stored, mut unrouted) = (false, 0, 0);
+        let mut outputs: BTreeMap<Option<Box<str>>, u64> = BTreeMap::new();
         for request in &batch.0 {
             let DeviceRequest::SendTelemetry(message) = request else { continue };
             match table.dispatch(from, message, now) {
@@ -311,6 +317,7 @@ impl Core {
                     let counter =
                         if dispatch.records.is_empty() { &mut unrouted } else { &mut stored };
                     *counter += 1;
+                    *outputs.entry(message.system.output_name.clone()).or_default() += 1;
                     records.extend(dispatch.records);
                     modules.extend(dispatch.modules);
                     is_upstream |= dispatch.is_upstream;
@@ -321,14 +328,18 @@ impl Core {
         }
         if records.is_empty() {
             self.count_unrouted(unrouted);
+            self.count_senders(&from.identity, &outputs);
             return Ok((None, each));
         }
         modules.sort();
         modules.dedup();
         let (told, done) = oneshot::channel();
-        let core = Arc::clone(self);
+        let (core, sender) = (Arc::clone(self), from.identity.clone());
         let callback = Box::new(move |outcome: &Result<_, _>| {
             commit_told(told, outcome);
+            if outcome.is_ok() {
+                core.count_senders(&sender, &outputs);
+            }
             core.handle_committed(outcome.is_ok(), stored, is_upstream, &modules);
         });
         match self.intake.submit(records, callback) {
@@ -337,6 +348,13 @@ impl Core {
                 Ok((Some(done), each))
             }
             Err(IntakeFull { .. }) => Err(()),
+        }
+    }
+
+    fn count_senders(&self, sender: &IdentityId, outputs: &BTreeMap<Option<Box<str>>, u64>) {
+        let name = sender.module_str().unwrap_or_else(|| sender.device_str());
+        for (output, messages) in outputs {
+            self.counters.tally.handle_received(name, output.as_deref(), *messages);
         }
     }
 
@@ -359,6 +377,21 @@ impl Core {
                 session.handle_work();
             }
         }
+    }
+
+    /// What was counted since the start.
+    pub(crate) async fn metrics(&self) -> RouterMetrics {
+        let lanes = self.lanes().await;
+        let counters = &self.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let drops = Drops {
+            no_route: load(&counters.dropped_no_route),
+            refused_upstream: load(&counters.dropped_poison),
+            sender_removed: load(&counters.dropped_no_sender),
+            damaged: load(&counters.dropped_damaged),
+        };
+        let uptime = self.world.now().tick.since(self.started).as_secs();
+        counters.tally.metrics(uptime, self.table().routes(), &lanes, drops)
     }
 
     /// How every lane stands.

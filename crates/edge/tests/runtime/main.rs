@@ -620,6 +620,19 @@ async fn the_agent_answers_what_the_cloud_asks_of_it() {
     let logs = json!({ "schemaVersion": "1.0", "items": { "id": "a" } });
     let expected = json!([{ "id": "a", "payload": "one\ntwo\n" }]);
     assert_eq!(ask("GetModuleLogs", logs).await, (200, expected));
+    let session = bench.open(&edge, "a", true).await.session;
+    send(&session, 0..5).await;
+    let question = json!({ "schemaVersion": "1.0" });
+    let (status, metrics) = ask("GetRouterMetrics", question).await;
+    assert_eq!(status, 200, "{metrics}");
+    let metrics: api::router::RouterMetrics = serde_json::from_value(metrics).unwrap();
+    assert_eq!(metrics.received.iter().map(|one| one.value).sum::<u64>(), 5);
+    assert_eq!(metrics.received[0].id, "a");
+    assert!(!metrics.routes.is_empty());
+    let sent: u64 = metrics.sent.iter().map(|one| one.value).sum();
+    let waiting: u64 = metrics.queues.iter().map(|one| one.value).sum();
+    let dropped: u64 = metrics.dropped.iter().map(|one| one.value).sum();
+    assert_eq!(sent + waiting + dropped, 5, "{metrics:?}");
     edge.close().await;
 }
 

@@ -210,6 +210,7 @@ impl Sending {
             match self.pump.handle_answer((&sender, place.bytes), refusal, now, chance) {
                 Fate::Arrived => {
                     arrived += 1;
+                    self.core.counters.tally.handle_sent(place.lane);
                     done.push(place);
                 }
                 Fate::Poison => {

@@ -227,6 +227,9 @@ impl ModuleSession {
                 queue.rewind(*lane);
             }
             if let Some(session) = me.upgrade() {
+                for (lane, _) in &done {
+                    session.core.counters.tally.handle_sent(*lane);
+                }
                 count(&session.core.counters.sent_inputs, settled);
                 session.handle_work();
             }
