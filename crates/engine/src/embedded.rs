@@ -83,7 +83,7 @@ impl EmbeddedEngine {
         fs::set_permissions(&settings.root, private).map_err(at(&settings.root))?;
         let root = settings.root.canonicalize().map_err(at(&settings.root))?;
         let settings = EmbeddedSettings { root, ..settings };
-        let images = ImageStore::open(&settings.root.join("images"))?;
+        let images = ImageStore::open(&settings.root.join("images"), &settings.monitor)?;
         let network = Network::open(&settings.root, &settings.monitor, settings.network)?;
         let engine = Self { settings, images, network, turn: Mutex::new(()) };
         for name in engine.names()? {
@@ -411,6 +411,9 @@ impl Backend for EmbeddedEngine {
                 None
             }
         };
+        if self.images.without_landlock() {
+            warnings.push("this kernel has no Landlock: images are unpacked without it".to_owned());
+        }
         Ok(EngineInfo {
             kind: "embedded".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -550,4 +553,4 @@ impl Backend for EmbeddedEngine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,5 @@
-//! The privileged helper: an engine in a process of its own, over an inherited socket pair.
+//! The privileged helper: an engine in a process of its own, over an inherited socket: one
+//! connection, or a listener that admits one user only.
 //!
 //! Protocol, version 1: each side sends frames of a 4-byte big-endian length and that many bytes
 //! of JSON. A request is `{"version":1,"id":…,"ask":{…}}`, its answer `{"id":…,"answer":{…}}`.
@@ -12,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use client::{HelperClient, connect};
-pub use server::serve;
+pub use server::{serve, serve_only};
 
 use crate::error::EngineError;
 use crate::log::{LogCursor, LogPage};
@@ -25,8 +26,10 @@ use crate::runtime::{
 const VERSION: u32 = 1;
 /// Longest frame, in bytes.
 const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Most requests at work at once; further ones are refused.
+/// Most requests of a connection at work at once; further ones are refused.
 const REQUESTS_MAX: usize = 64;
+/// Most connections at once: one, and older ones of it that are ending.
+const CONNECTIONS_MAX: usize = 4;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,7 @@
 pub mod archive;
 pub mod digest;
 pub mod import;
-pub mod layer;
 pub mod reference;
 pub mod source;
 pub mod store;
+pub mod unpack;

@@ -15,4 +15,5 @@ pub mod log;
 pub mod network;
 pub mod process;
 pub mod runtime;
+#[cfg(test)]
 mod sys;

@@ -1,4 +1,5 @@
-//! The system calls that neither `std` nor `nix` wraps. The only unsafe code of this crate.
+//! The system calls that neither `std` nor `nix` wraps. The only unsafe code of this crate, and
+//! only its tests need it.
 #![expect(unsafe_code, reason = "extended attributes have no safe wrapper here")]
 
 use std::ffi::CString;
@@ -6,25 +7,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Sets the extended attribute `name` of `path` itself (a symbolic link is not followed).
-pub(crate) fn set_attribute(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let name = CString::new(name)?;
-    // SAFETY: both strings end in a zero byte and live across the call; the kernel reads exactly
-    // `value.len()` bytes from `value`.
-    let done = unsafe {
-        libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Reads the extended attribute `name` of `path` itself; `None` when it has none.
-#[cfg(test)]
 pub(crate) fn attribute(path: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let name = CString::new(name)?;
     let mut value = vec![0_u8; 256];
-    // SAFETY: as above; the kernel writes at most `value.len()` bytes into `value`.
+    // SAFETY: both strings end in a zero byte and live across the call; the kernel writes at most `value.len()` bytes into `value`.
     let len = unsafe {
         libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     };

@@ -1,21 +1,34 @@
 //! `selvedge-edge`: the device's binary.
 //!
 //! `run` joins the device runtime (`edge`) to sockets (`net`) and to an engine. It holds no rules.
+//! With containers it is three processes: `launch` is the first of them, which starts the runtime
+//! (`run`, under a user of its own, see `privilege`) and the engine helper (`helper`, root).
+
+mod launch;
+
+mod folder;
+mod privilege;
+mod user;
+
+mod run;
 
 mod helper;
-mod run;
 mod sockets;
 
 mod ask;
+mod clock;
 mod failure;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use edge::settings::EngineKind;
 use engine::create_options::Policy;
 use engine::embedded::EmbeddedSettings;
 use engine::network::Subnet;
+use tokio::runtime::{Builder, Runtime};
 
 /// The device runtime: makes modules run as the cloud desires, and carries their messages.
 #[derive(Debug, Parser)]
@@ -31,7 +44,10 @@ enum Command {
     Ask(ask::AskCommand),
     /// Run the runtime until it is told to stop
     Run(RunArgs),
-    /// Run containers for a runtime that started this process; not for people
+    /// The runtime itself, started by `run`; not for people
+    #[command(hide = true)]
+    Runtime(RuntimeArgs),
+    /// Run containers for the runtime, started by `run`; not for people
     #[command(hide = true)]
     Engine(EngineArgs),
 }
@@ -62,9 +78,34 @@ struct RunArgs {
     monitor: Option<PathBuf>,
 }
 
+/// What `runtime` takes.
+#[derive(Debug, clap::Args)]
+struct RuntimeArgs {
+    /// The process that started this one
+    #[arg(long, value_name = "PID")]
+    launcher: u32,
+    /// The user to become
+    #[arg(long)]
+    uid: u32,
+    /// Its group
+    #[arg(long)]
+    gid: u32,
+    /// The group of the management socket
+    #[arg(long)]
+    group: Option<u32>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
 /// What `engine` takes.
 #[derive(Debug, clap::Args)]
 struct EngineArgs {
+    /// The process that started this one
+    #[arg(long, value_name = "PID")]
+    launcher: u32,
+    /// The one user that may ask
+    #[arg(long)]
+    uid: u32,
     /// Folder of images and containers
     #[arg(long, value_name = "DIR")]
     root: PathBuf,
@@ -78,7 +119,7 @@ struct EngineArgs {
 
 impl EngineArgs {
     fn settings(self) -> EmbeddedSettings {
-        let Self { root, monitor, network } = self;
+        let Self { root, monitor, network, launcher: _, uid: _ } = self;
         EmbeddedSettings { root, monitor, policy: Policy::default(), network }
     }
 }
@@ -105,25 +146,8 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let done = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| {
-            let done = match cli.command {
-                Command::Ask(command) => runtime.block_on(ask::run(command)).map_err(Into::into),
-                Command::Run(args) => runtime.block_on(run::run(&args)),
-                Command::Engine(args) => {
-                    let world = net::world::system(runtime.handle().clone());
-                    helper::serve_on_stdin(args.settings(), &world)
-                }
-            };
-            // A thread that waits for the disk must not hold the process.
-            runtime.shutdown_background();
-            done
-        });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(cli.command) {
+        Ok(code) => code,
         Err(error) => {
             if let Some(failure) = error.downcast_ref::<failure::Failure>() {
                 failure::say(&failure.to_string());
@@ -134,6 +158,42 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn perform(command: Command) -> Result<ExitCode> {
+    let mut many = Builder::new_multi_thread();
+    let done = match command {
+        Command::Ask(command) => {
+            on(&mut many, |tokio| tokio.block_on(ask::run(command)).map_err(Into::into))
+        }
+        Command::Run(args) => {
+            let settings = run::read_settings(&args)?;
+            match settings.own.engine {
+                EngineKind::Embedded => return launch::run(&args, &settings),
+                EngineKind::Process => {
+                    on(&mut many, |tokio| tokio.block_on(run::as_started(&args, settings)))
+                }
+            }
+        }
+        Command::Runtime(args) => {
+            // Before there is a second thread, which would keep its rights.
+            let settings = run::give_up_root(&args)?;
+            on(&mut many, |tokio| tokio.block_on(run::under_launcher(&args, settings)))
+        }
+        // Its work blocks, so only the threads for that are needed.
+        Command::Engine(args) => on(&mut Builder::new_current_thread(), |tokio| {
+            helper::run(args, &net::world::system(tokio.handle().clone()))
+        }),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn on(builder: &mut Builder, work: impl FnOnce(&Runtime) -> Result<()>) -> Result<()> {
+    let tokio = builder.enable_all().build()?;
+    let done = work(&tokio);
+    // A thread that waits for the disk must not hold the process.
+    tokio.shutdown_background();
+    done
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! `selvedge-edge run`: opens everything, joins it, waits for a signal, closes in order.
+//! The runtime: opens everything, joins it, waits for a signal, closes in order.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,14 +25,14 @@ use net::http::HttpServer;
 use net::mqtt::MqttServer;
 use net::network::{Address, Network, SystemNetwork};
 use net::tls::{self, ServerCertificate};
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use crate::helper::Helper;
 use crate::sockets::{Doors, serve, set_mode};
-use crate::{Engine, RunArgs};
+use crate::user::{Names, User};
+use crate::{Engine, RunArgs, RuntimeArgs, folder, privilege};
 
 /// How long connections may take to end at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,16 +49,56 @@ const ROUTER_PORT: u16 = 8883;
 /// Where others learn the addresses in use, in the data folder.
 const ADDRESSES: &str = "edge.json";
 
-pub(crate) async fn run(args: &RunArgs) -> Result<()> {
-    let settings = read_settings(args)?;
-    let data = settings.own.data.clone();
-    fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-    set_mode(&data, 0o700).with_context(|| format!("cannot protect {}", data.display()))?;
-    let _lock = lock(&data)?;
+/// The runtime as the user that started it, with modules as plain processes.
+pub(crate) async fn as_started(args: &RunArgs, settings: Settings) -> Result<()> {
+    if settings.own.user.is_some() {
+        bail!(
+            "[selvedge] user: the process engine runs everything as the user that starts it; \
+             leave the line out, or use engine = \"embedded\""
+        );
+    }
+    let data = &settings.own.data;
+    set_mode(data, 0o700).with_context(|| format!("cannot protect {}", data.display()))?;
+    let _lock = folder::lock(data)?;
+    crate::failure::say(BANNER);
     let world = net::world::system(tokio::runtime::Handle::current());
+    let programs = args.programs.iter().cloned().collect();
+    let engine = ProcessEngine::open(&folder::engine(data), programs, world.clone())
+        .context("the process engine does not start")?;
+    let runtime = Arc::new(Offloaded::new(Arc::new(engine), world.clone()));
+    serve_device(args, settings, runtime, world, None).await
+}
+
+/// Reads what only root can read, and becomes the unprivileged user for good.
+pub(crate) fn give_up_root(args: &RuntimeArgs) -> Result<Settings> {
+    let mut settings = read_settings(&args.run)?;
+    folder::take_given(&mut settings);
+    let user = User { uid: args.uid, gid: args.gid };
+    let data = &settings.own.data;
+    privilege::open_way(data, user)
+        .with_context(|| format!("cannot make {} reachable", data.display()))?;
+    privilege::drop_to(user, args.group).context("cannot give up root")?;
+    privilege::end_with(args.launcher)?;
+    Ok(settings)
+}
+
+/// The runtime as an unprivileged user, with modules in containers.
+pub(crate) async fn under_launcher(args: &RuntimeArgs, settings: Settings) -> Result<()> {
+    let world = net::world::system(tokio::runtime::Handle::current());
+    let helper = Helper::at(folder::helper_socket(&settings.own.data), &world);
+    serve_device(&args.run, settings, helper, world, Some(args.launcher)).await
+}
+
+async fn serve_device(
+    args: &RunArgs,
+    settings: Settings,
+    runtime: Arc<dyn ModuleRuntime>,
+    world: World,
+    launcher: Option<u32>,
+) -> Result<()> {
+    let data = settings.own.data.clone();
     let network: Arc<dyn Network> = Arc::new(SystemNetwork);
     let upstream = upstream(&settings, &network, &world)?;
-    let runtime = engine(args, &settings, &world)?;
     import(args, &*runtime).await?;
     let messages = data.join("messages");
     let disk =
@@ -77,7 +116,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     .await
     .context("the runtime does not start")?;
     let listeners = Listeners::start(&edge, &settings, &network, &world).await?;
-    publish(&data, &listeners.mqtt_addresses, &settings.listen.management)?;
+    publish(&data, &listeners.mqtt_addresses, &settings.listen.management, launcher)?;
     for mqtt in &listeners.mqtt_addresses {
         info!(%mqtt, "the router listens");
     }
@@ -93,40 +132,25 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-fn read_settings(args: &RunArgs) -> Result<Settings> {
+/// Reads the configuration and makes its data folder, whose true path the settings then hold.
+pub(crate) fn read_settings(args: &RunArgs) -> Result<Settings> {
     let text = fs::read_to_string(&args.config)
         .with_context(|| format!("cannot read {}", args.config.display()))?;
-    let mut settings = match &args.data {
-        Some(data) => {
-            let data = std::path::absolute(data).context("--data")?;
-            Settings::parse_in(&text, &data)?
-        }
-        None => Settings::parse(&text)?,
+    let data = match &args.data {
+        Some(data) => data.clone(),
+        None => Settings::parse(&text)?.own.data,
     };
+    let data = fs::create_dir_all(&data)
+        .and_then(|()| data.canonicalize())
+        .with_context(|| format!("cannot make {}", data.display()))?;
+    let mut settings = Settings::parse_in(&text, &data)?;
     if let Some(engine) = args.engine {
         settings.own.engine = match engine {
             Engine::Process => EngineKind::Process,
             Engine::Embedded => EngineKind::Embedded,
         };
     }
-    if settings.own.user.is_some() {
-        bail!("[selvedge] user: this version cannot become another user; start it as that user");
-    }
     Ok(settings)
-}
-
-/// Takes the folder for this process, or says who has it.
-fn lock(data: &Path) -> Result<Flock<File>> {
-    let path = data.join("lock");
-    let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
-    let Ok(mut held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-        let holder = fs::read_to_string(&path).unwrap_or_default();
-        bail!("process {} already runs a device in {}", holder.trim(), data.display())
-    };
-    // Only for people; the lock itself is the kernel's.
-    held.set_len(0).and_then(|()| writeln!(held, "{}", std::process::id())).ok();
-    Ok(held)
 }
 
 fn upstream(
@@ -163,30 +187,6 @@ fn trust(bundle: Option<&Path>) -> Result<tls::Client> {
     let roots =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     tls::Client::trusting(&roots).with_context(|| format!("cannot trust {}", path.display()))
-}
-
-fn engine(args: &RunArgs, settings: &Settings, world: &World) -> Result<Arc<dyn ModuleRuntime>> {
-    match settings.own.engine {
-        EngineKind::Process => {
-            crate::failure::say(BANNER);
-            let root = settings.own.data.join("engine");
-            let programs = args.programs.iter().cloned().collect();
-            let engine = ProcessEngine::open(&root, programs, world.clone())
-                .context("the process engine does not start")?;
-            Ok(Arc::new(Offloaded::new(Arc::new(engine), world.clone())))
-        }
-        EngineKind::Embedded => {
-            let root = settings.own.data.join("engine");
-            let beside = || Some(std::env::current_exe().ok()?.with_file_name("selvedge-monitor"));
-            let monitor = args.monitor.clone().or_else(beside).context("--monitor is missing")?;
-            if !monitor.is_file() {
-                bail!("{} is not there; name it with --monitor FILE", monitor.display());
-            }
-            let helper: Arc<dyn ModuleRuntime> =
-                Helper::start(&root, &monitor, settings.own.network, world)?;
-            Ok(helper)
-        }
-    }
 }
 
 /// Brings in the images that the command line names, before any module asks for them.
@@ -271,21 +271,22 @@ async fn management(
     let mode = if group.is_some() { MANAGEMENT_GROUP_MODE } else { MANAGEMENT_MODE };
     let server = serve(&**network, path, mode, edge.management(), world).await?;
     if let Some(name) = group {
-        let group = nix::unistd::Group::from_name(name)?
-            .with_context(|| format!("there is no group {name}"))?;
-        nix::unistd::chown(path, None, Some(group.gid))?;
+        let group = Names::of_this_machine().group(name)?;
+        std::os::unix::fs::chown(path, None, Some(group))?;
     }
     Ok(server)
 }
 
 /// Tells others where the router listens; the file is complete whenever it is there.
-fn publish(data: &Path, mqtt: &[Address], management: &Path) -> Result<()> {
+fn publish(data: &Path, mqtt: &[Address], management: &Path, launcher: Option<u32>) -> Result<()> {
     let mut mqtt = mqtt.iter().map(ToString::to_string);
+    // Without a launcher there is nothing to say about it.
     let text = json!({
         "mqtt": mqtt.next(),
         "modules": mqtt.next(),
         "management": management,
         "pid": std::process::id(),
+        "launcher": launcher,
     });
     let path = data.join(ADDRESSES);
     let fresh: PathBuf = path.with_extension("new");

@@ -3,6 +3,7 @@
 //! What it is: a small program with one thread that outlives whoever started it, because the
 //! container is its child and must survive a restart of the runtime.
 //! What it is not: it decides nothing about restarts, pulls nothing, listens to no network.
+//! `unpack` makes a folder of a layer of an image, confined to that folder.
 //! `network` is a second use of the same small program: one change of the machine's network.
 //! Start reading at `monitor.rs`; the files of a container directory are listed in `files.rs`.
 
@@ -18,6 +19,7 @@ mod probe;
 mod seccomp;
 mod start;
 mod sys;
+mod unpack;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,10 +30,12 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["run", directory] => start::run(Path::new(directory)),
         ["network"] => network::run(),
+        ["unpack", rest @ ..] => unpack::run(rest),
         ["probe", rest @ ..] => probe::run(rest),
         _ => {
             start::say(
-                "usage: selvedge-monitor run <container directory> | network < request.json",
+                "usage: selvedge-monitor run <container directory> | network < request.json | \
+                 unpack <offset> <length> plain|gzip|detect < archive",
             );
             ExitCode::from(2)
         }

@@ -34,6 +34,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["interfaces"] => interfaces(),
         ["listen", port] => return listen(port),
         ["dial", host, port] => return dial(host, port),
+        ["confined"] => confined(),
         ["status"] => start::say(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
         _ => return ExitCode::from(98),
     }
@@ -82,6 +83,40 @@ fn dial(host: &str, port: &str) -> ExitCode {
     }
     start::say(&format!("{address}: {failure}"));
     ExitCode::from(96)
+}
+
+/// What an unpacker that was taken over could still do: nothing of this.
+fn confined() {
+    let starter = u64::from(std::os::unix::process::parent_id());
+    match crate::unpack::confine() {
+        Ok(landlock) => start::say(&format!("landlock {landlock}")),
+        Err(words) => return start::say(&format!("not confined: {words}")),
+    }
+    let tries: [(&str, std::io::Result<()>); 8] = [
+        ("make", fs::write("inside", "x")),
+        ("read", fs::read("inside").map(drop)),
+        ("outside", fs::write("/etc/selvedge-probe", "x")),
+        ("above", fs::write("../../etc/selvedge-probe", "x")),
+        ("socket", TcpListener::bind("127.0.0.1:0").map(drop)),
+        ("unix", std::os::unix::net::UnixListener::bind("s").map(drop)),
+        ("rename", fs::rename("inside", "other")),
+        ("program", std::process::Command::new("/probe").status().map(drop)),
+    ];
+    for (name, done) in tries {
+        start::say(&format!(
+            "{name} {}",
+            done.map_or_else(|error| error.to_string(), |()| "done".to_owned())
+        ));
+    }
+    for (name, number, first) in [
+        ("kill", libc::SYS_kill, starter),
+        ("mount", libc::SYS_mount, 0),
+        ("unshare", libc::SYS_unshare, 0),
+        ("ptrace", libc::SYS_ptrace, 0),
+        ("chroot", libc::SYS_chroot, 0),
+    ] {
+        start::say(&format!("{name} {}", sys::errno_of(number, [first, 0, 0])));
+    }
 }
 
 fn refused() {

@@ -1,7 +1,9 @@
 //! The system calls that the compiler cannot check. The only unsafe code of this program.
 #![expect(unsafe_code, reason = "fork, signal dispositions and closing foreign descriptors")]
 
-use std::os::fd::RawFd;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, fork};
@@ -30,6 +32,17 @@ pub(crate) fn close_above(last: RawFd, keep: RawFd) {
     };
     close(last + 1, u32::try_from(keep).unwrap_or(0).saturating_sub(1));
     close(keep + 1, u32::MAX);
+}
+
+/// Sets the extended attribute `name` of an open file.
+pub(crate) fn set_attribute(file: BorrowedFd<'_>, name: &str, value: &[u8]) -> io::Result<()> {
+    let name = CString::new(name)?;
+    // SAFETY: the name ends in a zero byte and lives across the call; the kernel reads exactly
+    // `value.len()` bytes from `value`.
+    let done = unsafe {
+        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The error number of a raw system call with three plain arguments; 0 if it worked.

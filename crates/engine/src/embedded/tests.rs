@@ -37,7 +37,7 @@ impl Drop for Folder {
 }
 
 /// The monitor lies beside the test's own program, if it was built.
-fn monitor_program() -> PathBuf {
+pub(crate) fn monitor_program() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();

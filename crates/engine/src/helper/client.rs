@@ -110,6 +110,11 @@ impl Link {
 }
 
 impl HelperClient {
+    /// Whether the helper has closed the connection; it answers nothing any more.
+    pub fn is_gone(&self) -> bool {
+        self.link.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// Asks in a task of its own: a caller that goes away must not leave half a frame behind.
     fn ask<T: 'static>(
         &self,

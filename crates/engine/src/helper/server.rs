@@ -2,14 +2,18 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::world::World;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 
-use super::{Answer, Ask, FRAME_BYTES_MAX, REQUESTS_MAX, Request, Response, VERSION};
+use super::{
+    Answer, Ask, CONNECTIONS_MAX, FRAME_BYTES_MAX, REQUESTS_MAX, Request, Response, VERSION,
+};
 use crate::backend::{Backend, LOOK_EVERY, fingerprint};
 use crate::error::EngineError;
 use crate::runtime::EngineResult;
@@ -51,6 +55,40 @@ fn attend(mut reader: UnixStream, backend: &Arc<dyn Backend>, world: &World) -> 
         }));
     }
     Ok(())
+}
+
+/// Serves `backend` to processes of the user `uid`, as the kernel says who they are; others find
+/// their connection closed. Blocks for good; modules run on after it.
+///
+/// # Errors
+/// When the listener fails.
+pub fn serve_only(
+    uid: u32,
+    listener: UnixListener,
+    backend: &Arc<dyn Backend>,
+    world: &World,
+) -> io::Result<()> {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let (socket, _) = listener.accept()?;
+        let peer = getsockopt(&socket, PeerCredentials)?;
+        if peer.uid() != uid {
+            tracing::warn!(uid = peer.uid(), pid = peer.pid(), "another user is refused");
+            continue;
+        }
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(pid = peer.pid(), "too many connections");
+            continue;
+        }
+        let (backend, open, inner) = (Arc::clone(backend), Arc::clone(&open), world.clone());
+        world.spawner.offload(Box::new(move || {
+            if let Err(error) = serve(socket.into(), backend, &inner) {
+                tracing::error!(%error, "a connection of the runtime ends");
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        }));
+    }
 }
 
 fn answer(backend: &dyn Backend, ask: Ask) -> EngineResult<Answer> {

@@ -1,21 +1,21 @@
 //! From an archive to layers and a reference: OCI layouts and what `docker save` writes.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
-use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::EngineError;
 use crate::image::archive::architecture;
 use crate::image::digest::{Digest, HashingReader};
-use crate::image::layer::LAYER_BYTES_MAX;
 use crate::image::reference::Reference;
-use crate::image::source::Source;
+use crate::image::source::{Part, Source};
+use crate::image::unpack::Form;
 
 /// Most layers of one image; overlayfs and Docker stop near there too.
 pub const LAYERS_MAX: usize = 127;
+/// Most bytes of one layer as it lies in the archive.
+const LAYER_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Most images in one archive.
 const IMAGES_MAX: usize = 32;
 
@@ -281,25 +281,22 @@ fn join(config: &[u8], files: Vec<LayerFileRow>) -> Result<Vec<FoundLayer>, Engi
     Ok(rows.map(|((file, blob, gzip), diff_id)| FoundLayer { file, blob, gzip, diff_id }).collect())
 }
 
-/// Feeds a layer's uncompressed stream to `take`, and checks the digest of its file.
-pub(crate) fn read_layer<T>(
-    source: &Source,
-    layer: &FoundLayer,
-    take: impl FnOnce(&mut dyn Read) -> Result<T, EngineError>,
-) -> Result<T, EngineError> {
-    let reader = source
-        .read(&layer.file)?
+/// Where a layer lies and how it is packed. Its digest, where one is promised, is checked here:
+/// nothing is unzipped that is not what the manifest names.
+pub(crate) fn find_layer(source: &Source, layer: &FoundLayer) -> Result<(Part, Form), EngineError> {
+    let part = source
+        .part(&layer.file)?
         .ok_or_else(|| EngineError::image(format!("layer {:?} is missing", layer.file)))?;
-    let mut file = HashingReader::new(reader, LAYER_BYTES_MAX);
-    let mut first = [0; 2];
-    let damaged = |error| EngineError::image(format!("layer {:?}: {error}", layer.file));
-    file.read_exact(&mut first).map_err(damaged)?;
-    let gzip = layer.gzip.unwrap_or(first == [0x1f, 0x8b]);
-    let mut whole = first.chain(&mut file);
-    let taken = if gzip { take(&mut MultiGzDecoder::new(&mut whole))? } else { take(&mut whole)? };
-    file.drain().map_err(damaged)?;
     if let Some(promised) = &layer.blob {
+        let damaged = |error| EngineError::image(format!("layer {:?}: {error}", layer.file));
+        let mut file = HashingReader::new(part.reader().map_err(damaged)?, LAYER_BYTES_MAX);
+        file.drain().map_err(damaged)?;
         check(format!("layer {:?}", layer.file), promised, &file.finish().0)?;
     }
-    Ok(taken)
+    let form = match layer.gzip {
+        None => Form::Detect,
+        Some(true) => Form::Gzip,
+        Some(false) => Form::Plain,
+    };
+    Ok((part, form))
 }

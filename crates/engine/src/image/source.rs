@@ -34,6 +34,21 @@ pub(crate) struct Place {
     len: u64,
 }
 
+/// A file of an archive, for a process that reads it by position.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) file: File,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+impl Part {
+    /// All of it, once.
+    pub(crate) fn reader(&self) -> io::Result<impl Read> {
+        Ok(Slice { file: self.file.try_clone()?, at: self.offset, left: self.len })
+    }
+}
+
 impl Source {
     /// Opens `path`; a gzipped archive is first unzipped into a nameless file in `scratch`.
     pub(crate) fn open(path: &Path, scratch: &Path) -> Result<Self, EngineError> {
@@ -57,8 +72,8 @@ impl Source {
         Ok(Self::Tar { file, files })
     }
 
-    /// A reader over the file `name`; `None` when there is none.
-    pub(crate) fn read(&self, name: &str) -> Result<Option<Box<dyn Read>>, EngineError> {
+    /// Where the file `name` lies; `None` when there is none.
+    pub(crate) fn part(&self, name: &str) -> Result<Option<Part>, EngineError> {
         let failed = |error: io::Error| EngineError::system(format!("reading {name}"), error);
         match self {
             Self::Folder(folder) => {
@@ -68,30 +83,31 @@ impl Source {
                 }
                 let mut options = OpenOptions::new();
                 options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-                match options.open(folder.join(name)) {
-                    Ok(file) if file.metadata().map_err(failed)?.is_file() => {
-                        Ok(Some(Box::new(file)))
-                    }
-                    Ok(_) => Err(EngineError::image(format!("{name:?} is not a file"))),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(failed(error)),
+                let file = match options.open(folder.join(name)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    opened => opened.map_err(failed)?,
+                };
+                let found = file.metadata().map_err(failed)?;
+                if !found.is_file() {
+                    return Err(EngineError::image(format!("{name:?} is not a file")));
                 }
+                Ok(Some(Part { file, offset: 0, len: found.len() }))
             }
             Self::Tar { file, files } => {
                 let Some(place) = files.get(name) else { return Ok(None) };
                 let file = file.try_clone().map_err(failed)?;
-                Ok(Some(Box::new(Slice { file, at: place.offset, left: place.len })))
+                Ok(Some(Part { file, offset: place.offset, len: place.len }))
             }
         }
     }
 
     /// The whole of a small file.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
-        let Some(reader) = self.read(name)? else { return Ok(None) };
+        let Some(part) = self.part(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        let len = reader
-            .take(DOCUMENT_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
+        let len = part
+            .reader()
+            .and_then(|reader| reader.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes))
             .map_err(|error| EngineError::system(format!("reading {name}"), error))?;
         if u64::try_from(len).is_ok_and(|len| len > DOCUMENT_BYTES_MAX) {
             let message = format!("{name:?} is larger than {DOCUMENT_BYTES_MAX} bytes");

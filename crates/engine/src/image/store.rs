@@ -15,15 +15,16 @@ use serde::{Deserialize, Serialize};
 use crate::error::EngineError;
 use crate::image::digest::Digest;
 use crate::image::import::{self, Found, FoundLayer, ImageDocument};
-use crate::image::layer;
 use crate::image::reference::Reference;
 use crate::image::source::Source;
+use crate::image::unpack::Unpacker;
 use crate::runtime::{ImageArchive, ImageImported, ImageState};
 
 /// The images of one engine.
 #[derive(Debug)]
 pub struct ImageStore {
     root: PathBuf,
+    unpacker: Unpacker,
     /// Held by imports and sweeps, so that a sweep cannot take what an import counts on.
     turn: Mutex<()>,
 }
@@ -64,11 +65,12 @@ fn at(path: &Path) -> impl Fn(io::Error) -> EngineError + '_ {
 }
 
 impl ImageStore {
-    /// Opens the folder, made if absent, and clears what a crash left half done.
+    /// Opens the folder, made if absent, and clears what a crash left half done. `monitor` is
+    /// the program `selvedge-monitor`, which unpacks.
     ///
     /// # Errors
     /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
-    pub fn open(root: &Path) -> Result<Self, EngineError> {
+    pub fn open(root: &Path, monitor: &Path) -> Result<Self, EngineError> {
         for folder in ["blobs/sha256", "layers", "refs"] {
             fs::create_dir_all(root.join(folder)).map_err(at(root))?;
         }
@@ -82,7 +84,13 @@ impl ImageStore {
             _ => {}
         }
         fs::create_dir(&scratch).map_err(at(&scratch))?;
-        Ok(Self { root: root.to_owned(), turn: Mutex::new(()) })
+        let unpacker = Unpacker::new(monitor);
+        Ok(Self { root: root.to_owned(), unpacker, turn: Mutex::new(()) })
+    }
+
+    /// Whether layers were unpacked without Landlock, which this kernel lacks.
+    pub fn without_landlock(&self) -> bool {
+        self.unpacker.without_landlock()
     }
 
     fn turn(&self) -> MutexGuard<'_, ()> {
@@ -129,7 +137,8 @@ impl ImageStore {
         fs::create_dir(&scratch)
             .and_then(|()| fs::set_permissions(&scratch, Permissions::from_mode(0o755)))
             .map_err(at(&scratch))?;
-        let unpacked = import::read_layer(source, found, |stream| layer::unpack(stream, &scratch))
+        let unpacked = import::find_layer(source, found)
+            .and_then(|(part, form)| self.unpacker.unpack(part, form, &scratch))
             .and_then(|unpacked| {
                 if unpacked.diff_id == found.diff_id {
                     return Ok(unpacked);

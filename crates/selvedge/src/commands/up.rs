@@ -235,9 +235,20 @@ impl Programs {
 /// it leaves its modules running, and the next runtime adopts them.
 async fn end_orphan(folder: &Path, config: &Path) -> Result<(), Failure> {
     let Ok(text) = fs::read(folder.join("edge.json")) else { return Ok(()) };
-    let left: Option<Value> = serde_json::from_slice(&text).ok();
-    let pid = left.and_then(|left| i32::try_from(left.get("pid")?.as_i64()?).ok());
-    let Some(pid) = pid.filter(|pid| *pid > 1) else { return Ok(()) };
+    let left: Value = serde_json::from_slice(&text).unwrap_or_default();
+    // The launcher first: the kernel ends the others with it.
+    for role in ["launcher", "pid"] {
+        let pid = left.get(role).and_then(Value::as_i64);
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
+        if let Some(pid) = pid {
+            end_process(pid, config).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Kills a process of the runtime, if `pid` is still one's number.
+async fn end_process(pid: i32, config: &Path) -> Result<(), Failure> {
     let alive = || {
         // The number may be another process's by now.
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::embedded::tests::monitor_program;
 use crate::image::archive::{
     ImageContent, LayerFile, architecture, layer, write_files, write_oci_archive,
 };
@@ -48,7 +49,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = ImageStore::open(&folder.path().join("images")).unwrap();
+        let store = ImageStore::open(&folder.path().join("images"), &monitor_program()).unwrap();
         Self { folder, store }
     }
 

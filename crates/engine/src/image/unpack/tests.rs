@@ -1,6 +1,26 @@
+use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use tar::EntryType;
+
 use super::*;
+use crate::embedded::tests::monitor_program;
+use crate::sys;
+
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// Unpacks `bytes` as an archive would hand them to the child: in the middle of a file.
+fn unpack(bytes: &[u8], form: Form, root: &Path) -> Result<Unpacked, EngineError> {
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let whole = [b"before".as_slice(), bytes, b"after"].concat();
+    fs::write(archive.path(), whole).unwrap();
+    let part = Part {
+        file: File::open(archive.path()).unwrap(),
+        offset: 6,
+        len: u64::try_from(bytes.len()).unwrap(),
+    };
+    Unpacker::new(&monitor_program()).unpack(part, form, root)
+}
 
 /// A raw entry: the tar writer refuses to write hostile names, so they are put in by hand.
 struct Raw {
@@ -40,7 +60,7 @@ fn tar_of(entries: &[Raw]) -> Vec<u8> {
 fn unpack_entries(entries: &[Raw]) -> (tempfile::TempDir, Result<Unpacked, EngineError>) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("root")).unwrap();
-    let unpacked = unpack(tar_of(entries).as_slice(), &folder.path().join("root"));
+    let unpacked = unpack(&tar_of(entries), Form::Plain, &folder.path().join("root"));
     (folder, unpacked)
 }
 
@@ -133,5 +153,62 @@ fn a_later_entry_replaces_an_earlier_one_without_following_it() {
 fn a_cut_stream_is_an_error() {
     let whole = tar_of(&[file("a")]);
     let folder = tempfile::tempdir().unwrap();
-    assert!(unpack(&whole[..515], folder.path()).is_err());
+    let error = unpack(&whole[..515], Form::Plain, folder.path()).unwrap_err();
+    assert!(matches!(error, EngineError::InvalidImage { .. }), "{error}");
+    assert!(error.to_string().contains("a layer cannot be read"), "{error}");
+    let error = unpack(b"\x1f\x8bnonsense", Form::Detect, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("a layer cannot be read"), "{error}");
+}
+
+#[test]
+fn a_stream_knows_its_digest_whether_it_is_compressed_or_not() {
+    use std::io::Write;
+    let plain = tar_of(&[file("a")]);
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    writer.write_all(&plain).unwrap();
+    let gzip = writer.finish().unwrap();
+    let check = |bytes: &[u8], form: Form| {
+        let folder = tempfile::tempdir().unwrap();
+        let unpacked = unpack(bytes, form, folder.path()).unwrap();
+        let expected = Unpacked {
+            diff_id: Digest::of(&plain),
+            bytes: u64::try_from(plain.len()).unwrap(),
+            skipped: 0,
+        };
+        assert_eq!(unpacked, expected);
+        assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"content");
+    };
+    check(&plain, Form::Plain);
+    check(&plain, Form::Detect);
+    check(&gzip, Form::Gzip);
+    check(&gzip, Form::Detect);
+}
+
+#[test]
+fn a_header_cannot_make_the_child_take_all_memory_and_its_death_is_an_error() {
+    // A name that claims to be four gigabytes long.
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::GNULongName);
+    header.set_size(4 << 30);
+    header.set_mode(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    fs::write(archive.path(), header.as_bytes()).unwrap();
+    archive.as_file().set_len(5 << 30).unwrap();
+    let file = File::open(archive.path()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let part = Part { file, offset: 0, len: 5 << 30 };
+    let error = Unpacker::new(&monitor_program()).unpack(part, Form::Plain, folder.path());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("said nothing usable") || error.contains("cannot be read"), "{error}");
+}
+
+#[test]
+fn without_the_program_nothing_is_unpacked() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = Part { file: File::open("/dev/null").unwrap(), offset: 0, len: 0 };
+    let error = Unpacker::new(Path::new("/none")).unpack(part, Form::Plain, folder.path());
+    assert!(matches!(error, Err(EngineError::System { .. })));
 }
