@@ -23,6 +23,26 @@ const END: Duration = Duration::from_mins(1);
 /// The name that modules dial; only their containers know where it leads.
 pub const HOSTNAME: &str = "gateway.edge";
 
+/// Whom a runtime trusts to name its hub.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// The hub's authority, as `trust_bundle_cert`, named by a URI.
+    #[default]
+    Bundle,
+    /// What the system trusts, which is this file and nothing else.
+    System(PathBuf),
+}
+
+/// How a runtime proves itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// By a connection string.
+    #[default]
+    ConnectionString,
+    /// By host, device and a file with the raw key.
+    KeyFile,
+}
+
 /// How a runtime is started.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -34,6 +54,10 @@ pub struct Options {
     pub programs: Vec<(String, PathBuf)>,
     /// What the log holds.
     pub log: &'static str,
+    /// Whom it trusts.
+    pub trust: Trust,
+    /// How it proves itself.
+    pub proof: Proof,
 }
 
 /// A running device runtime and its folder. Dropped, it and its modules are ended.
@@ -57,12 +81,18 @@ impl Edge {
         fs::create_dir_all(&folder)?;
         let hostname =
             if options.engine == "process" { address.to_string() } else { HOSTNAME.to_owned() };
+        let trust = match options.trust {
+            Trust::Bundle => format!("trust_bundle_cert = \"file://{}\"\n", hub.ca().display()),
+            Trust::System(_) => String::new(),
+        };
+        let proof = match options.proof {
+            Proof::ConnectionString => format!("connection_string = \"{}\"\n", text.trim()),
+            Proof::KeyFile => key_file(&folder, hub, device, text.trim())?,
+        };
         let config = format!(
-            "hostname = \"{hostname}\"\n\
-             trust_bundle_cert = \"{ca}\"\n\
+            "hostname = \"{hostname}\"\n{trust}\
              [provisioning]\n\
-             source = \"manual\"\n\
-             connection_string = \"{text}\"\n\
+             source = \"manual\"\n{proof}\
              [selvedge]\n\
              engine = \"{engine}\"\n\
              data = \"{data}\"\n\
@@ -71,8 +101,6 @@ impl Edge {
              upstream_address = \"{hub_address}\"\n\
              upstream_mqtt_port = {mqtt}\n\
              upstream_https_port = {https}\n",
-            ca = hub.ca().display(),
-            text = text.trim(),
             engine = options.engine,
             data = folder.display(),
             port = place::MQTT_PORT,
@@ -103,6 +131,9 @@ impl Edge {
             command.arg("--program").arg(format!("{image}={}", program.display()));
         }
         let filter = if self.options.log.is_empty() { "info" } else { self.options.log };
+        if let Trust::System(roots) = &self.options.trust {
+            command.env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR");
+        }
         let child = command
             .env("RUST_LOG", filter)
             .env("NO_COLOR", "1")
@@ -207,6 +238,35 @@ impl Edge {
         let lines: Vec<&str> = log.lines().collect();
         Ok(lines[lines.len().saturating_sub(30)..].join("\n"))
     }
+}
+
+/// Writes the key of `connection` to a file; what `config.toml` says about it.
+fn key_file(folder: &Path, hub: &Hub, device: &str, connection: &str) -> Result<String> {
+    let (_, key) = connection.split_once("SharedAccessKey=").context("a key")?;
+    let path = folder.join("device.key");
+    fs::write(&path, unbase64(key)?)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(format!(
+        "iothub_hostname = \"{}\"\ndevice_id = \"{device}\"\n[provisioning.authentication]\n\
+         method = \"sas\"\ndevice_id_pk = {{ uri = \"file://{}\" }}\n",
+        hub.address(),
+        path.display()
+    ))
+}
+
+fn unbase64(text: &str) -> Result<Vec<u8>> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bits, mut held, mut bytes) = (0_u32, 0, Vec::new());
+    for digit in text.trim_end_matches('=').chars() {
+        let value = DIGITS.find(digit).with_context(|| format!("{digit:?} is no digit"))?;
+        bits = bits << 6 | u32::try_from(value)?;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from(bits >> held & 0xFF)?);
+        }
+    }
+    Ok(bytes)
 }
 
 impl Drop for Edge {
