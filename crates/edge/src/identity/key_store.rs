@@ -50,8 +50,19 @@ pub enum OpenKeysError {
     /// The file of the master key holds something else.
     #[error("{} is damaged: it must have {MASTER_KEY_BYTES} bytes", .0.display())]
     Master(PathBuf),
-    /// The files hold no authority, or it cannot issue what is needed.
-    #[error("the device CA cannot be used")]
+    /// The files hold no authority.
+    #[error("{} and {} hold no device CA", certificate.display(), key.display())]
+    Authority {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of its key.
+        key: PathBuf,
+        /// What is wrong with them.
+        #[source]
+        source: CertificateError,
+    },
+    /// No authority could be made.
+    #[error("the device CA cannot be made")]
     Certificate(#[from] CertificateError),
 }
 
@@ -158,8 +169,11 @@ fn master(path: &Path, world: &World) -> Result<MasterKey, OpenKeysError> {
 }
 
 fn authority(certificate: &Path, key: &Path) -> Result<Authority, OpenKeysError> {
-    let key = Secret::from(read(key)?);
-    Ok(Authority::from_pem(&read(certificate)?, &key)?)
+    let (text, secret) = (read(certificate)?, Secret::from(read(key)?));
+    Authority::from_pem(&text, &secret).map_err(|source| {
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        OpenKeysError::Authority { certificate, key, source }
+    })
 }
 
 /// The text of `path`.
@@ -184,4 +198,65 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), OpenKeysError> {
 pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenKeysError {
     let path = path.to_owned();
     move |source| OpenKeysError::File { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::world::{Host, START};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn open(folder: &Path, host: &Host) -> Result<FileKeyStore, OpenKeysError> {
+        let made = EdgeCa::Made { days: 1 };
+        FileKeyStore::open(folder, &made, &"d".parse().unwrap(), &host.world())
+    }
+
+    fn issue(keys: &FileKeyStore) -> Result<Issued, UseKeyError> {
+        let names = &["gateway"];
+        let purpose = Purpose::Server;
+        keys.issue(&LeafRequest { purpose, common_name: "gateway", names, until: None })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_device_ca_is_kept_until_it_is_due_and_then_made_afresh() {
+        let (folder, host) = (tempfile::tempdir().unwrap(), Host::new(1));
+        let first = open(folder.path(), &host).unwrap();
+        Host::sleep(19 * HOUR).await;
+        let kept = open(folder.path(), &host).unwrap();
+        assert_eq!(kept.authority(), first.authority());
+        // Nothing that it issues outlives it.
+        assert_eq!(issue(&kept).unwrap().expires, START.after(24 * HOUR));
+
+        Host::sleep(HOUR).await;
+        let fresh = open(folder.path(), &host).unwrap();
+        assert_ne!(fresh.authority(), first.authority());
+        assert!(issue(&fresh).unwrap().expires > START.after(40 * HOUR));
+        let again = open(folder.path(), &host).unwrap();
+        assert_eq!(again.authority(), fresh.authority(), "it was kept, with its key");
+        assert!(issue(&again).is_ok());
+
+        Host::sleep(5 * HOUR).await;
+        assert!(matches!(issue(&kept), Err(UseKeyError::Expired(_))), "an old CA issues nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_damaged_file_is_named_and_never_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+        let (folder, host) = (tempfile::tempdir().unwrap(), Host::new(1));
+        open(folder.path(), &host).unwrap();
+        for name in [MASTER, KEY] {
+            let path = folder.path().join(name);
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+            let good = fs::read(&path).unwrap();
+            fs::write(&path, b"damaged").unwrap();
+            let refused = open(folder.path(), &host).unwrap_err();
+            assert!(refused.to_string().contains(name), "{refused}");
+            assert_eq!(fs::read(&path).unwrap(), b"damaged");
+            fs::write(&path, good).unwrap();
+        }
+        assert!(open(folder.path(), &host).is_ok());
+    }
 }
