@@ -11,6 +11,7 @@
 //!
 //! Every request has `"version": 1`, says `{"ok": true, …}` or `{"ok": false, "error": "…"}`, and
 //! may be repeated: what is there already is left alone, what is half there is made whole.
+//! An unused bridge of an owner whose folder is gone is swept away by the next `bridge`.
 //! Requests of all engines of a machine wait for each other, so two engines that look for a free
 //! network at the same time find different ones.
 
@@ -27,6 +28,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::net::if_::if_nameindex;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
@@ -46,6 +48,8 @@ const LOCK_TRY_EVERY: Duration = Duration::from_millis(5);
 const INTERFACE_BYTES_MAX: usize = 15;
 /// Longest name of an owner, in bytes; the kernel keeps one less than 256.
 const OWNER_BYTES_MAX: usize = 255;
+/// How every engine's bridges are called.
+const BRIDGE_PREFIX: &str = "selvedge";
 /// What a container calls its interface.
 const INSIDE: &str = "eth0";
 
@@ -255,6 +259,7 @@ fn detach_now(netns: &Path, host_interface: Option<&str>) -> Result<(), String> 
 
 fn bridge(owner: &Owner, candidates: &[Candidate]) -> Result<Value, String> {
     let mut route = Route::open()?;
+    sweep(&mut route)?;
     let mut ordered = Vec::new();
     for candidate in candidates {
         let found = route.found(&candidate.bridge.0)?;
@@ -274,6 +279,23 @@ fn bridge(owner: &Owner, candidates: &[Candidate]) -> Result<Value, String> {
     }
     refusals.dedup();
     Err(refusals.join("; "))
+}
+
+/// Deletes unused bridges of engines whose folders are gone: nobody else ever would.
+fn sweep(route: &mut Route) -> Result<(), String> {
+    let all = if_nameindex().map_err(|error| format!("reading the interfaces: {error}"))?;
+    let names = all.into_iter().filter_map(|it| it.name().to_str().ok());
+    for name in names.filter(|name| name.starts_with(BRIDGE_PREFIX)) {
+        let Some(found) = route.found(name)? else { continue };
+        let is_orphan = found.owner.as_ref().is_some_and(|Owner(folder)| {
+            let folder = Path::new(folder);
+            folder.is_absolute() && folder.try_exists().is_ok_and(|exists| !exists)
+        });
+        if is_orphan && !route.has_ports(found.index)? {
+            route.delete(name)?;
+        }
+    }
+    Ok(())
 }
 
 fn attach(wanted: &Attachment) -> Result<Value, String> {

@@ -7,7 +7,7 @@
     reason = "black-box tests outside a test module, against real processes"
 )]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -30,6 +30,9 @@ fn apart(work: impl FnOnce() + Send) {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        for owner in ["e", "f", "e0", "e1", "e2", "e3", "e4", "e5", "e6", "e7"] {
+            fs::create_dir(Path::new("/run").join(owner)).unwrap();
+        }
         work();
     };
     std::thread::scope(|scope| scope.spawn(thread).join()).unwrap();
@@ -83,7 +86,7 @@ fn bridge(owner: &str, candidates: &[(&str, &str)]) -> Value {
 
 fn attach(name: &str, last: u8) -> Value {
     json!({
-        "op": "attach", "owner": "/e", "bridge": "selvedge1", "netns": netns(name),
+        "op": "attach", "owner": "/run/e", "bridge": "selvedge1", "netns": netns(name),
         "host_interface": format!("veth{name}"), "address": format!("172.29.7.{last}/24"),
         "gateway": "172.29.7.1",
     })
@@ -130,7 +133,7 @@ fn heard(listener: &TcpListener) -> String {
 #[test]
 fn containers_reach_each_other_and_the_host_over_the_bridge() {
     apart(|| {
-        done(&bridge("/e", &[("selvedge1", "172.29.7.1/24")]));
+        done(&bridge("/run/e", &[("selvedge1", "172.29.7.1/24")]));
         done(&attach("a", 2));
         done(&attach("b", 3));
         let loopback = ("lo".to_owned(), Some(Ipv4Addr::LOCALHOST));
@@ -152,7 +155,7 @@ fn containers_reach_each_other_and_the_host_over_the_bridge() {
 #[test]
 fn every_operation_may_be_repeated_and_makes_whole_what_is_half_there() {
     apart(|| {
-        let make = bridge("/e", &[("selvedge1", "172.29.7.1/24")]);
+        let make = bridge("/run/e", &[("selvedge1", "172.29.7.1/24")]);
         let first = done(&make);
         assert_eq!(first, done(&make));
         done(&attach("a", 2));
@@ -195,37 +198,57 @@ fn a_private_namespace_has_only_a_loopback() {
 #[test]
 fn a_bridge_in_use_stays_and_an_unused_one_goes_when_its_owner_says_so() {
     apart(|| {
-        let release = json!({"op": "release", "owner": "/e", "bridge": "selvedge1"});
+        let release = json!({"op": "release", "owner": "/run/e", "bridge": "selvedge1"});
         assert_eq!(done(&release)["in_use"], false);
-        done(&bridge("/e", &[("selvedge1", "172.29.7.1/24")]));
+        done(&bridge("/run/e", &[("selvedge1", "172.29.7.1/24")]));
         done(&attach("a", 2));
         assert_eq!(done(&release)["in_use"], true);
         assert!(exists("selvedge1"));
         done(&json!({"op": "detach", "netns": netns("a"), "host_interface": "vetha"}));
-        refused(&json!({"op": "release", "owner": "/f", "bridge": "selvedge1"}), "somebody else");
+        refused(
+            &json!({"op": "release", "owner": "/run/f", "bridge": "selvedge1"}),
+            "somebody else",
+        );
         assert_eq!(done(&release)["in_use"], false);
         assert!(!exists("selvedge1"));
         done(&attach("a", 2));
         assert!(exists("selvedge1"), "who is attached gets a bridge");
         let mut foreign = attach("b", 3);
-        foreign["owner"] = json!("/f");
-        refused(&foreign, "selvedge1 belongs to /e");
+        foreign["owner"] = json!("/run/f");
+        refused(&foreign, "selvedge1 belongs to /run/e");
+    });
+}
+
+#[test]
+fn an_unused_bridge_of_a_folder_that_is_gone_is_swept_away() {
+    apart(|| {
+        done(&bridge("/run/e", &[("selvedge1", "172.29.7.1/24")]));
+        done(&attach("a", 2));
+        fs::remove_dir("/run/e").unwrap();
+        let wanted = bridge("/run/f", &[("selvedge2", "172.29.7.1/24")]);
+        refused(&wanted, "used by selvedge1");
+        done(&json!({"op": "detach", "netns": netns("a"), "host_interface": "vetha"}));
+        done(&wanted);
+        assert!(!exists("selvedge1") && exists("selvedge2"));
     });
 }
 
 #[test]
 fn what_others_use_is_passed_over_and_named() {
     apart(|| {
-        done(&bridge("/e", &[("selvedge1", "172.29.7.1/24")]));
-        refused(&bridge("/f", &[("selvedge1", "172.29.8.1/24")]), "selvedge1 belongs to /e");
-        refused(&bridge("/f", &[("selvedge2", "172.29.0.1/16")]), "used by selvedge1");
-        refused(&bridge("/f", &[("lo", "172.29.8.1/24")]), "lo is there and no bridge");
-        refused(&bridge("/f", &[]), "no candidates");
+        done(&bridge("/run/e", &[("selvedge1", "172.29.7.1/24")]));
+        refused(
+            &bridge("/run/f", &[("selvedge1", "172.29.8.1/24")]),
+            "selvedge1 belongs to /run/e",
+        );
+        refused(&bridge("/run/f", &[("selvedge2", "172.29.0.1/16")]), "used by selvedge1");
+        refused(&bridge("/run/f", &[("lo", "172.29.8.1/24")]), "lo is there and no bridge");
+        refused(&bridge("/run/f", &[]), "no candidates");
         let both = [("selvedge1", "172.29.7.1/24"), ("selvedge2", "172.29.8.1/24")];
-        assert_eq!(done(&bridge("/f", &both))["bridge"], "selvedge2");
+        assert_eq!(done(&bridge("/run/f", &both))["bridge"], "selvedge2");
         // Also when the first one has become free: one engine, one bridge.
-        done(&json!({"op": "release", "owner": "/e", "bridge": "selvedge1"}));
-        assert_eq!(done(&bridge("/f", &both))["bridge"], "selvedge2");
+        done(&json!({"op": "release", "owner": "/run/e", "bridge": "selvedge1"}));
+        assert_eq!(done(&bridge("/run/f", &both))["bridge"], "selvedge2");
     });
 }
 
@@ -237,7 +260,7 @@ fn owners_that_look_at_the_same_time_find_different_networks() {
         let all = names.iter().map(String::as_str).zip(nets.iter().map(String::as_str));
         let all: Vec<(&str, &str)> = all.collect();
         let asked: Vec<Child> =
-            (0..8).map(|owner| begin(&bridge(&format!("/e{owner}"), &all))).collect();
+            (0..8).map(|owner| begin(&bridge(&format!("/run/e{owner}"), &all))).collect();
         let mut found: Vec<String> = asked
             .into_iter()
             .map(|child| {
