@@ -1,13 +1,16 @@
 /** What flows from module to module and to the hub, what waits, and what was dropped and why. */
 import { Alert, Card, Group, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
+import { useQuery } from '@tanstack/react-query'
 import { Link, useNavigate } from '@tanstack/react-router'
 import { lazy, Suspense, useMemo, useState, type ReactNode } from 'react'
 
+import { currentContent, validate } from '../../api/queries'
 import type { PipelineView } from '../../api/types'
 import { useLive } from '../../live/browser'
 import { AsOf, Empty } from '../../parts/common'
 import type { EdgeFace, NodeFace } from '../../parts/graph'
 import { moduleTone, State } from '../../parts/state'
+import { pretty } from '../../pure/json'
 import { carries, graph, type GraphEdge, UPSTREAM } from '../../pure/routes'
 import { count, rate, span } from '../../pure/time'
 import { useDevice } from './context'
@@ -24,7 +27,11 @@ export function Pipeline(): ReactNode {
   const [gone, setGone] = useState<string>()
   useLive(view.edge ? `pipeline:${encodeURIComponent(id)}` : undefined, ({ data: news }) => setData(news as unknown as PipelineView), setGone)
   const modules = useMemo(() => (view.edge?.modules ?? []).filter((module) => !module.system), [view])
-  const drawn = useMemo(() => graph(modules.map((module) => module.moduleId), data?.routes ?? []), [modules, data?.routes])
+  // A device that tells nothing still has routes that are set; the hub's validator reads them.
+  const silent = data !== undefined && data.problem !== null && data.routes.length === 0
+  const set = useQuery({ queryKey: ['routes', id], queryFn: async ({ signal }) => (await validate(pretty(await currentContent(id, signal)), signal)).routes, enabled: silent })
+  const routes = silent ? set.data : data?.routes
+  const drawn = useMemo(() => graph(modules.map((module) => module.moduleId), routes ?? []), [modules, routes])
   if (view.edge === null) return <Empty title="No pipeline here">Only devices with the edge runtime route messages between modules. This one sends to the hub itself; see its telemetry.</Empty>
   if (gone !== undefined) return <Alert color="thread" title="No news of the pipeline">{gone}</Alert>
   if (!data) return <Skeleton height={420} />
@@ -47,7 +54,7 @@ export function Pipeline(): ReactNode {
         </Text>
         <AsOf time={data.asOf} />
       </Group>
-      {data.routes.length === 0 ? (
+      {routes === undefined ? null : routes.length === 0 ? (
         <Empty title="No routes are set">
           Messages of modules go nowhere without a route. <Link to="/devices/$device/set-modules" params={{ device: id }}>Set modules and routes</Link>
         </Empty>
@@ -89,12 +96,11 @@ function faceOf(edge: GraphEdge | undefined, data: PipelineView): EdgeFace {
 const nameOf = (endpoint: string | null): string => (endpoint === null ? 'no endpoint' : endpoint === UPSTREAM ? 'to the hub' : `to ${endpoint}`)
 /** Azure's and our words for why a message went no further. */
 const REASONS: Record<string, string> = {
-  noRoute: 'no route wanted it',
-  expired: 'it outlived its time to live',
-  poison: 'the hub refuses it for good',
-  noSender: 'its module was removed',
+  no_route: 'no route wanted it',
+  ttl_expiry: 'it outlived its time to live',
+  refused_upstream: 'the hub refuses it for good',
+  sender_removed: 'its module was removed',
   damaged: 'it could not be read back',
-  refused: 'the disk is full or failing',
 }
 
 function Numbers({ data }: { data: PipelineView }): ReactNode {
