@@ -150,7 +150,10 @@ impl Edge {
             }
             let said = fs::read(self.folder.join("edge.json")).ok();
             let said = said.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-            Ok(said.filter(|said| said["pid"].as_u64() == Some(pid)).map(drop))
+            // With containers it is the launcher that was started, and the runtime is its child.
+            let is_this =
+                |said: &Value| said.get("launcher").unwrap_or(&said["pid"]).as_u64() == Some(pid);
+            Ok(said.filter(is_this).map(drop))
         })
     }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use edge::provisioning::DeviceKey;
 use edge::settings::{EdgeCa, Settings};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -92,6 +93,9 @@ pub(crate) fn take_given(settings: &mut Settings) {
     if let EdgeCa::Given { cert, key } = &mut settings.edge_ca {
         *cert = given.join("edge-ca.pem");
         *key = given.join("edge-ca.key.pem");
+    }
+    if let DeviceKey::File(path) = &mut settings.provisioning.key {
+        *path = given.join("device.key");
     }
 }
 
@@ -177,6 +181,11 @@ fn give(settings: &Settings, user: User) -> Result<()> {
         (&settings.edge_ca, &own.edge_ca)
     {
         pairs.extend([(cert, own_cert), (key, own_key)]);
+    }
+    if let (DeviceKey::File(key), DeviceKey::File(own_key)) =
+        (&settings.provisioning.key, &own.provisioning.key)
+    {
+        pairs.push((key, own_key));
     }
     let folder = settings.own.data.join("given");
     match fs::remove_dir_all(&folder) {

@@ -68,6 +68,12 @@ fn files_that_are_roots_alone_are_given_to_the_runtime_as_copies() {
     assert_eq!(fs::read_to_string(&copy).unwrap(), "two");
     assert_eq!(owner(&copy), (0, 0o640));
     assert_eq!(fs::metadata(&copy).unwrap().gid(), USER.gid);
+    let mut by_file = settings(&data, "");
+    by_file.provisioning.key = DeviceKey::File(root.clone());
+    drop(prepare(&by_file, USER).unwrap());
+    take_given(&mut by_file);
+    assert_eq!(by_file.provisioning.key, DeviceKey::File(data.join("given/device.key")));
+    assert_eq!(fs::read(data.join("given/device.key")).unwrap(), b"two");
     fs::remove_file(&root).unwrap();
     let error = format!("{:#}", prepare(&settings(&data, &line), USER).unwrap_err());
     assert!(error.contains("cannot read") && error.contains("root.pem"), "{error}");
