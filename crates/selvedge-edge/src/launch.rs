@@ -6,7 +6,7 @@
 //! (`PR_SET_PDEATHSIG`); modules run on under their monitors, and the next start adopts them.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, geteuid};
 use tracing::{error, info};
 
@@ -31,6 +32,9 @@ const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// A helper that lived so long is no repeated failure.
 const GOOD_LIFE: Duration = Duration::from_mins(1);
+/// How long a helper may tidy up when the runtime has ended, and how often it is looked at.
+const TIDY_MAX: Duration = Duration::from_secs(10);
+const TIDY_LOOK: Duration = Duration::from_millis(5);
 /// Signals that are the runtime's business.
 const PASSED_ON: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
@@ -210,12 +214,20 @@ impl Family<'_> {
         }
     }
 
-    /// Leaves no process behind. What the helper was doing is whole after its next start.
+    /// Leaves no process behind. The helper may tidy up; what it does not finish is whole after
+    /// its next start.
     fn end(&mut self) {
-        for child in [Some(&mut self.runtime), self.helper.as_mut()].into_iter().flatten() {
-            // It may have ended already.
-            child.kill().ok();
-            child.wait().ok();
+        // It may have ended already.
+        self.runtime.kill().ok();
+        self.runtime.wait().ok();
+        shutdown(self.start.listener.as_raw_fd(), Shutdown::Both).ok();
+        if let Some(helper) = &mut self.helper {
+            let begun = clock::now();
+            while matches!(helper.try_wait(), Ok(None)) && begun.elapsed() < TIDY_MAX {
+                std::thread::sleep(TIDY_LOOK);
+            }
+            helper.kill().ok();
+            helper.wait().ok();
         }
         let data = &self.start.settings.own.data;
         std::fs::remove_file(folder::helper_socket(data)).ok();

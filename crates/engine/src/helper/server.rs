@@ -58,7 +58,7 @@ fn attend(mut reader: UnixStream, backend: &Arc<dyn Backend>, world: &World) -> 
 }
 
 /// Serves `backend` to processes of the user `uid`, as the kernel says who they are; others find
-/// their connection closed. Blocks for good; modules run on after it.
+/// their connection closed. Blocks until the listener is shut down; modules run on after it.
 ///
 /// # Errors
 /// When the listener fails.
@@ -70,7 +70,12 @@ pub fn serve_only(
 ) -> io::Result<()> {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
-        let (socket, _) = listener.accept()?;
+        let socket = match listener.accept() {
+            Ok((socket, _)) => socket,
+            // Shut down, by whoever shares the listener.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => return Err(error),
+        };
         let peer = getsockopt(&socket, PeerCredentials)?;
         if peer.uid() != uid {
             tracing::warn!(uid = peer.uid(), pid = peer.pid(), "another user is refused");
@@ -83,12 +88,14 @@ pub fn serve_only(
         }
         let (backend, open, inner) = (Arc::clone(backend), Arc::clone(&open), world.clone());
         world.spawner.offload(Box::new(move || {
-            if let Err(error) = serve(socket.into(), backend, &inner) {
+            if let Err(error) = attend(socket, &backend, &inner) {
                 tracing::error!(%error, "a connection of the runtime ends");
             }
             open.fetch_sub(1, Ordering::Relaxed);
         }));
     }
+    backend.leave();
+    Ok(())
 }
 
 fn answer(backend: &dyn Backend, ask: Ask) -> EngineResult<Answer> {
