@@ -26,7 +26,7 @@ use net::mqtt::MqttServer;
 use net::network::{Address, Network, SystemNetwork};
 use net::tls::{self, ServerCertificate};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
 use crate::helper::Helper;
@@ -96,6 +96,8 @@ async fn serve_device(
     world: World,
     launcher: Option<u32>,
 ) -> Result<()> {
+    // Before anybody is told that this process is there.
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let data = settings.own.data.clone();
     let network: Arc<dyn Network> = Arc::new(SystemNetwork);
     let upstream = upstream(&settings, &network, &world)?;
@@ -121,7 +123,7 @@ async fn serve_device(
         info!(%mqtt, "the router listens");
     }
     info!("selvedge-edge is ready");
-    until_stopped(&edge, &listeners, &world).await?;
+    until_stopped(&edge, &listeners, &world, signals).await?;
     info!("stopping");
     if args.stop_modules || settings.own.engine == EngineKind::Process {
         // While the router still answers: modules have last words, and wait for their answer.
@@ -296,9 +298,12 @@ fn publish(data: &Path, mqtt: &[Address], management: &Path, launcher: Option<u3
 }
 
 /// Waits for a signal, renewing the certificate meanwhile.
-async fn until_stopped(edge: &Edge, listeners: &Listeners, world: &World) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_stopped(
+    edge: &Edge,
+    listeners: &Listeners,
+    world: &World,
+    (mut terminate, mut interrupt): (Signal, Signal),
+) -> Result<()> {
     let (mut life, mut failed) = (listeners.life, None);
     loop {
         let now = world.now().wall;
