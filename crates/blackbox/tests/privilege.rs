@@ -40,12 +40,13 @@ impl Device {
         fs::write(
             &config,
             format!(
-                "hostname = \"localhost\"\ntrust_bundle_cert = {:?}\n\
+                "hostname = \"localhost\"\ntrust_bundle_cert = \"{}\"\n\
                  [provisioning]\nsource = \"manual\"\nconnection_string = {:?}\n\
-                 [selvedge]\ndata = {data:?}\nmqtt = \"{}:8883\"\nupstream_address = \"{}\"\n\
+                 [selvedge]\ndata = \"{}\"\nmqtt = \"{}:8883\"\nupstream_address = \"{}\"\n\
                  upstream_mqtt_port = {}\nupstream_https_port = {}\n{more}",
-                hub.ca(),
+                hub.ca().display(),
                 text.trim(),
+                data.display(),
                 free_address()?,
                 hub.address(),
                 hub.mqtt()?.port(),
