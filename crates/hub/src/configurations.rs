@@ -4,6 +4,8 @@
 //! Pure except for `http.rs`. Source: service API, `applyConfigurationContent`.
 
 pub(crate) mod http;
+pub(crate) mod place;
+pub(crate) mod validate;
 
 use api::configuration::ContentFault;
 use model::id::ModuleName;
@@ -21,9 +23,14 @@ const DESIRED: &str = "properties.desired";
 pub(crate) fn parse(body: &[u8]) -> Result<Deployment, Vec<ContentFault>> {
     let content: Value = serde_json::from_slice(body)
         .map_err(|error| vec![fault("json", None, None, error.to_string())])?;
+    faults_of(&content)
+}
+
+/// The same of content that is JSON already.
+fn faults_of(content: &Value) -> Result<Deployment, Vec<ContentFault>> {
     let mut faults = Vec::new();
     let mut deployment = Deployment::default();
-    match modules_content(&content, &mut faults) {
+    match modules_content(content, &mut faults) {
         Some(modules) if modules.is_empty() => {
             faults.push(fault("empty", None, Some("modulesContent"), "it names no module"));
         }
@@ -165,6 +172,7 @@ fn fault(
         module: module.map(str::to_owned),
         path: path.map(str::to_owned),
         message: words.into(),
+        place: None,
     }
 }
 

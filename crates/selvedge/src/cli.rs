@@ -255,6 +255,9 @@ pub(crate) enum EdgeCommand {
         /// The manifest, a JSON file
         #[arg(long, value_name = "FILE")]
         content: PathBuf,
+        /// Only check the manifest and show what its routes mean; change nothing
+        #[arg(long)]
+        check: bool,
     },
 }
 

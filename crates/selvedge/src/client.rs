@@ -125,6 +125,15 @@ impl Service {
         self.ask(Method::POST, path, Some(encode(body)?), None).await
     }
 
+    /// Posts `text` as it is.
+    pub(crate) async fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: String,
+    ) -> Result<T, Failure> {
+        self.ask(Method::POST, path, Some(Bytes::from(text)), None).await
+    }
+
     pub(crate) async fn post_nothing(
         &self,
         path: &str,
@@ -220,7 +229,8 @@ async fn refused(answer: Response<Body>) -> Failure {
     for fault in body.into_iter().flat_map(|body| body.details) {
         let module = fault.module.map(|module| format!("{module} ")).unwrap_or_default();
         let path = fault.path.map(|path| format!("{path}: ")).unwrap_or_default();
-        failure.details.push(format!("{module}{path}{} [{}]", fault.message, fault.code));
+        let at = fault.place.map(|at| format!("{}:{}: ", at.line, at.column)).unwrap_or_default();
+        failure.details.push(format!("{at}{module}{path}{} [{}]", fault.message, fault.code));
     }
     failure
 }

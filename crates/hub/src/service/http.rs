@@ -183,6 +183,7 @@ async fn dispatch(call: Call, path: &[&str]) -> Outcome {
         ["api", "v1", "telemetry"] => telemetry::http::page(call).await,
         ["api", "v1", "telemetry", "stream"] => telemetry::http::stream(call),
         ["api", "v1", "changes"] => twins::http::changes(call).await,
+        ["api", "v1", "validate", "modules-content"] => configurations::http::check(&call),
         ["api", "v1", "events"] => live::http::events(&call),
         ["api", "v1", "events", stream, "topics"] => live::http::set_topics(&call, stream),
         ["api", "v1", "overview"] => fleet::http::overview(call).await,

@@ -244,3 +244,25 @@ async fn a_deployment_is_applied_whole_or_not_at_all() {
     let good = content(&json!([]), &up, &json!({}));
     expect(&r, plain, None, good, (400, "ArgumentInvalid")).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_text_is_checked_as_it_stands_and_a_refusal_names_line_and_column() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    let edge = json!({"capabilities": {"iotEdge": true}});
+    expect(&r, ("PUT", "/devices/e"), None, edge, (200, "")).await;
+    let bad = json!({"modulesContent": {"$edgeHub": {"properties.desired": {
+        "schemaVersion": "1.1", "routes": {"up": "FROM /messages/* INTO $nowhere"}}}}});
+    let check = ("POST", "/api/v1/validate/modules-content");
+    let (status, answer) = r.call_as("registryRead", check, None, bad.clone()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(answer["valid"], false);
+    let text = bad.to_string();
+    let expected = text.find("$nowhere").unwrap();
+    let fault = &answer["faults"][0];
+    assert_eq!((&fault["line"], &fault["from"]), (&json!(1), &json!(expected)));
+    assert_eq!(fault["column"], expected + 1);
+    let apply = ("POST", "/devices/e/applyConfigurationContent");
+    let refused = expect(&r, apply, None, bad, (400, "InvalidConfigurationContent")).await;
+    assert_eq!(refused["details"][0]["column"], expected + 1);
+}
