@@ -18,6 +18,8 @@ import { theme, variables } from './app/theme'
 
 const queries = makeQueryClient()
 const router = makeRouter(queries)
+// The page's code comes while the session is asked for; it reads nothing by itself.
+void router.load()
 const root = document.getElementById('root')
 if (root) {
   createRoot(root).render(

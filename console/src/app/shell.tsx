@@ -44,7 +44,7 @@ export function Shell(): ReactNode {
                 </Box>
               </Link>
             </Group>
-            <button type="button" className="search" onClick={spotlight.open} aria-label="Go to… a page or a device">
+            <button type="button" className="search" onClick={spotlight.open}>
               <SearchIcon size={16} />
               <span>Go to…</span>
               <kbd aria-hidden="true">Ctrl K</kbd>

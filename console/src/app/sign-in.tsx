@@ -28,6 +28,9 @@ function tokenFromAddress(): string | undefined {
   return token
 }
 const handed = tokenFromAddress()
+/** Asked before anything is drawn: the first view waits for it. */
+let asked: Promise<Session> | undefined = handed === undefined ? readSession() : undefined
+asked?.catch(() => undefined)
 
 export function SignIn({ children, onSignedIn }: { children: ReactNode; onSignedIn: () => void }): ReactNode {
   const [door, setDoor] = useState<Door>({ kind: 'opening' })
@@ -56,7 +59,10 @@ export function SignIn({ children, onSignedIn }: { children: ReactNode; onSigned
     if (handed !== undefined && !tried.current) {
       tried.current = true
       void attempt(exchange(handed), 'This link was used already, or it is too old.')
-    } else void attempt(readSession())
+    } else {
+      void attempt(asked ?? readSession())
+      asked = undefined
+    }
   }
   useEffect(() => {
     onSignedOut(() => leave('The session is over.'))
