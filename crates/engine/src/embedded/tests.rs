@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use serde_json::json;
 
@@ -54,21 +55,32 @@ fn open(folder: &Path) -> EmbeddedEngine {
     EmbeddedEngine::open(settings).unwrap()
 }
 
+/// Packed once: the program is large, and hashed slowly without optimisation.
+fn archive() -> &'static [u8] {
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let program = monitor_program();
+        let program = fs::read(program).expect("cargo build -p selvedge-monitor goes first");
+        let base = layer(&[
+            LayerFile { path: "bin/", mode: 0o755, content: b"" },
+            LayerFile { path: "bin/probe", mode: 0o755, content: &program },
+            LayerFile { path: "gone", mode: 0o644, content: b"x" },
+        ]);
+        let top = layer(&[LayerFile { path: ".wh.gone", mode: 0o644, content: b"" }]);
+        let image = ImageContent {
+            reference: "probe:1".to_owned(),
+            config: json!({"Entrypoint": ["/bin/probe", "probe"], "User": "1234"}),
+            layers: vec![base.unwrap(), top.unwrap()],
+        };
+        let mut archive = Vec::new();
+        write_oci_archive(&image, &mut archive).unwrap();
+        archive
+    })
+}
+
 fn import(folder: &Path, engine: &EmbeddedEngine) {
-    let program = fs::read(monitor_program()).expect("cargo build -p selvedge-monitor goes first");
-    let base = layer(&[
-        LayerFile { path: "bin/", mode: 0o755, content: b"" },
-        LayerFile { path: "bin/probe", mode: 0o755, content: &program },
-        LayerFile { path: "gone", mode: 0o644, content: b"x" },
-    ]);
-    let top = layer(&[LayerFile { path: ".wh.gone", mode: 0o644, content: b"" }]);
-    let image = ImageContent {
-        reference: "probe:1".to_owned(),
-        config: json!({"Entrypoint": ["/bin/probe", "probe"], "User": "1234"}),
-        layers: vec![base.unwrap(), top.unwrap()],
-    };
     let path = folder.join("probe.tar");
-    write_oci_archive(&image, fs::File::create(&path).unwrap()).unwrap();
+    fs::write(&path, archive()).unwrap();
     engine.import_image(&ImageArchive { path, reference: None }).unwrap();
 }
 
