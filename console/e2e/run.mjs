@@ -380,7 +380,7 @@ const VIEWS = [
   ['telemetry', '/telemetry', '[data-chart] canvas'],
   ['twin', '/twin?module=anomaly', '[data-answer="threshold"]'],
   ['logs', '/logs?module=host-sensor', '.log .row'],
-  ['methods', '/methods', 'table td'],
+  ['methods', '/methods', '.cm-content'],
   ['set-modules', '/set-modules', '[data-valid="true"]'],
   ['set-modules-routes', '/set-modules?view=routes', '[data-route="found"]'],
 ]

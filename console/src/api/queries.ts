@@ -4,7 +4,7 @@ import { QueryClient, queryOptions } from '@tanstack/react-query'
 import type { Json, JsonObject } from '../pure/json'
 import { isObject, plain } from '../pure/json'
 import { call, Failure, path, twinPath } from './client'
-import type { DevicePage, DeviceView, MethodCalls, MethodResult, Overview, Session, TelemetryPage, Twin, Validation } from './types'
+import type { DevicePage, DeviceView, MethodResult, Overview, Session, TelemetryPage, Twin, Validation } from './types'
 
 /** A failed read is tried again so many times, 1 s, then 2 s apart; refusals are not. */
 const READ_RETRIES = 2
@@ -39,9 +39,6 @@ export const deviceQuery = (id: string) =>
 
 export const twinQuery = (device: string, module: string | null) =>
   queryOptions({ queryKey: ['twin', device, module], queryFn: ({ signal }) => call<Twin>('GET', twinPath(device, module), { signal }) })
-
-export const callsQuery = (device: string) =>
-  queryOptions({ queryKey: ['calls', device], queryFn: ({ signal }) => call<MethodCalls>('GET', `/api/v1/devices/${encodeURIComponent(device)}/methods?max=50`, { signal }) })
 
 export type DeviceFilter = { search?: string | undefined; tag?: string[] | undefined; status?: string | undefined; connection?: string | undefined; edge?: string | undefined }
 

@@ -113,8 +113,6 @@ export type Message = {
 export type TelemetryPage = { partition: number; messages: Message[]; next: number; end: number; first: number }
 
 export type MethodResult = { status: number; payload: Json }
-export type MethodCall = { id: string; at: string; moduleId: string | null; method: string; by: string; status: number | null; error: string | null; durationMs: number }
-export type MethodCalls = { calls: MethodCall[]; next: string | null }
 
 export type ContentFault = {
   code: string

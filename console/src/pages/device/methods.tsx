@@ -1,17 +1,19 @@
 /** Direct methods: call one, see what was called before. */
 import { Alert, Autocomplete, Button, Card, Group, NumberInput, Select, SimpleGrid, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
-import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
+import { useMutation } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useMemo, useState, type ReactNode } from 'react'
+import { lazy, Suspense, useMemo, useState, useSyncExternalStore, type ReactNode } from 'react'
 
-import { callsQuery, invoke } from '../../api/queries'
-import type { MethodCall, MethodResult } from '../../api/types'
+import { invoke } from '../../api/queries'
+import type { MethodResult } from '../../api/types'
+import { useDoor } from '../../app/sign-in'
 import { methodsRoute } from '../../app/router'
 import { Ago, Command, Problem } from '../../parts/common'
 import { State } from '../../parts/state'
 import type { Json } from '../../pure/json'
 import { pretty } from '../../pure/json'
 import { Mistake, readPlaces } from '../../pure/places'
+import { callsOf, remember, watchCalls, type Call } from './calls'
 import { moduleNames, quoted, useDevice } from './context'
 
 const Code = lazy(() => import('../../parts/code'))
@@ -30,23 +32,33 @@ export function Methods(): ReactNode {
   const { id, view } = useDevice()
   const search = methodsRoute.useSearch()
   const navigate = useNavigate()
-  const queries = useQueryClient()
   const module = search.module ?? (view.edge ? '$edgeAgent' : null)
   const name = search.method ?? (module === '$edgeAgent' ? 'ping' : '')
   const [text, setText] = useState(() => pretty(AGENT[name] ?? null))
   const [seconds, setSeconds] = useState(30)
   const payload = useMemo(() => read(text), [text])
-  const history = useQuery(callsQuery(id))
+  const { session } = useDoor()
+  const calls = useSyncExternalStore(watchCalls, () => callsOf(id))
   const run = useMutation({
-    mutationFn: () => invoke(id, module, name, payload.value ?? null, seconds),
-    onSettled: () => void queries.invalidateQueries({ queryKey: callsQuery(id).queryKey }),
+    mutationFn: async () => {
+      const start = Date.now()
+      const call = { at: new Date(start).toISOString(), moduleId: module, method: name, by: session.policy }
+      try {
+        const result = await invoke(id, module, name, payload.value ?? null, seconds)
+        remember(id, { ...call, status: result.status, error: null, durationMs: Date.now() - start })
+        return result
+      } catch (error) {
+        remember(id, { ...call, status: null, error: error instanceof Error ? error.message : String(error), durationMs: Date.now() - start })
+        throw error
+      }
+    },
   })
   const set = (part: Partial<typeof search>): void => void navigate({ to: '.', search: { ...search, ...part }, replace: true })
   const choose = (method: string): void => {
     set({ method: method || undefined })
     if (module === '$edgeAgent' && method in AGENT) setText(pretty(AGENT[method]))
   }
-  const suggestions = module === '$edgeAgent' ? Object.keys(AGENT) : [...new Set((history.data?.calls ?? []).filter((call) => call.moduleId === module).map((call) => call.method))]
+  const suggestions = module === '$edgeAgent' ? Object.keys(AGENT) : [...new Set(calls.filter((call) => call.moduleId === module).map((call) => call.method))]
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }} spacing="md">
       <Stack gap="sm">
@@ -70,10 +82,8 @@ export function Methods(): ReactNode {
         <Command text={`selvedge method ${quoted(id)}${module === null ? '' : ` -m ${quoted(module)}`} ${name === '' ? 'NAME' : quoted(name)} '${compact(payload.value)}'`} />
       </Stack>
       <Stack gap="sm">
-        <Title order={2}>Earlier calls</Title>
-        {history.error && <Problem error={history.error} what="The history cannot be read" retry={() => void history.refetch()} />}
-        {history.data && history.data.calls.length === 0 && <Text c="dimmed">Nothing has been called on this device yet, by anyone.</Text>}
-        {history.data && history.data.calls.length > 0 && <History calls={history.data.calls} />}
+        <Title order={2}>Calls of this visit</Title>
+        {calls.length === 0 ? <Text c="dimmed">Nothing has been called on this device since this page was opened.</Text> : <History calls={calls} />}
       </Stack>
     </SimpleGrid>
   )
@@ -105,10 +115,10 @@ function Answer({ result }: { result: MethodResult }): ReactNode {
   )
 }
 
-function History({ calls }: { calls: MethodCall[] }): ReactNode {
+function History({ calls }: { calls: readonly Call[] }): ReactNode {
   return (
     <>
-      <Table.ScrollContainer minWidth={460} scrollAreaProps={{ viewportProps: { tabIndex: 0, 'aria-label': 'Earlier calls' } }}>
+      <Table.ScrollContainer minWidth={460} scrollAreaProps={{ viewportProps: { tabIndex: 0, 'aria-label': 'Calls of this visit' } }}>
         <Table>
           <Table.Thead>
             <Table.Tr>
@@ -121,7 +131,7 @@ function History({ calls }: { calls: MethodCall[] }): ReactNode {
           </Table.Thead>
           <Table.Tbody>
             {calls.map((call) => (
-              <Table.Tr key={call.id}>
+              <Table.Tr key={call.number}>
                 <Table.Td className="nowrap">
                   <Ago time={call.at} />
                 </Table.Td>
@@ -140,7 +150,7 @@ function History({ calls }: { calls: MethodCall[] }): ReactNode {
         </Table>
       </Table.ScrollContainer>
       <Alert variant="light" color="denim" p="xs">
-        <Text size="xs">Payloads and answers are not kept: they may hold secrets.</Text>
+        <Text size="xs">Only this browser remembers them, until the page is closed. Payloads and answers are not kept: they may hold secrets.</Text>
       </Alert>
     </>
   )
