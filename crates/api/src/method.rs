@@ -29,3 +29,35 @@ pub struct MethodResult {
     /// The device's own JSON; `null` when it sent none.
     pub payload: Value,
 }
+
+/// A page of a device's calls, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MethodCalls {
+    /// The calls; fewer than asked for, even none, does not mean the end.
+    pub calls: Vec<MethodCall>,
+    /// What `before` goes on with; the end when it is null.
+    pub next: Option<u64>,
+}
+
+/// One call that was made, without its payloads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MethodCall {
+    /// Its place in the change feed.
+    pub id: u64,
+    /// When it was answered or given up, RFC 3339.
+    pub at: String,
+    /// The module that was called; null for the device itself.
+    pub module_id: Option<String>,
+    /// The method.
+    pub method: String,
+    /// Who called: `policy NAME`, or `session ID (NAME)` for a browser.
+    pub by: String,
+    /// What the device answered; null if it did not.
+    pub status: Option<i64>,
+    /// Why there is no answer.
+    pub error: Option<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+}

@@ -251,7 +251,7 @@ mod tests {
 
     fn at(text: &str, keys: &[&str], path: &str) -> String {
         let span = Node::parse(text).unwrap().find(keys, path);
-        text[span.from..span.to].to_owned()
+        text.get(span.from..span.to).unwrap().to_owned()
     }
 
     #[test]
@@ -281,7 +281,8 @@ mod tests {
         let decoded = decoded["r"].as_str().unwrap();
         let check = |word: &str, expected: &str| {
             let found = inside(text, span, decoded.find(word).unwrap());
-            assert!(text[found.from..].starts_with(expected), "{word}: {}", &text[found.from..]);
+            let rest = text.get(found.from..).unwrap();
+            assert!(rest.starts_with(expected), "{word}: {rest}");
         };
         check("a", "a\\\"");
         check("b", "b\\u00e9");

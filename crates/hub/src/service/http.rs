@@ -189,6 +189,7 @@ async fn dispatch(call: Call, path: &[&str]) -> Outcome {
         ["api", "v1", "overview"] => fleet::http::overview(call).await,
         ["api", "v1", "devices"] => fleet::http::devices(call).await,
         ["api", "v1", "devices", d] => fleet::http::device(call, device(d)?).await,
+        ["api", "v1", "devices", d, "methods"] => methods::http::history(call, device(d)?).await,
         ["api", "v1", "console", "session"] => console::http::session(&call),
         ["api", "v1", "console", "sessions"] => console::http::sessions(&call),
         ["api", "v1", "console", "sessions", id] => console::http::revoke(&call, id),

@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     TagsUpdated = 4,
     DesiredUpdated = 5,
     ReportedUpdated = 6,
+    /// Nothing changed: somebody called a method. Never its payloads.
+    MethodInvoked = 7,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
             4 => "tagsUpdated",
             5 => "desiredUpdated",
             6 => "reportedUpdated",
+            7 => "methodInvoked",
             _ => "unknown",
         }
     }

@@ -5,7 +5,7 @@ use model::time::WallTime;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Map, Value};
 
-use super::feed::{ReadChange, SHARD};
+use super::feed::{Kind, ReadChange, SHARD};
 use crate::fleet::count::Counted;
 use crate::registry::{Etag, Ordinal};
 
@@ -176,4 +176,42 @@ pub(crate) fn newest_changes(db: &Connection, max: u32) -> rusqlite::Result<Vec<
     )?;
     let rows = select.query_map((SHARD, max), super::feed::to_change)?;
     rows.collect()
+}
+
+/// Changes that one look for method calls examines.
+pub(crate) const CALLS_SCAN_MAX: u64 = 50_000;
+
+/// Calls of methods of `device` and its modules, newest first, that came before `before`; at
+/// most `max`. And where to go on, if older changes were not examined.
+pub(crate) fn calls(
+    db: &Connection,
+    device: &DeviceId,
+    before: u64,
+    max: u32,
+) -> rusqlite::Result<(Vec<ReadChange>, Option<u64>)> {
+    let (oldest, newest): (Option<i64>, Option<i64>) =
+        db.query_row("SELECT min(seq), max(seq) FROM change WHERE shard = ?", [SHARD], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let (Some(oldest), Some(newest)) = (oldest, newest) else { return Ok((Vec::new(), None)) };
+    let before = before.min(newest.cast_unsigned() + 1);
+    let from = before.saturating_sub(CALLS_SCAN_MAX).max(oldest.cast_unsigned());
+    let mut select = db.prepare_cached(
+        "SELECT seq, at, kind, identity, version, cause, body FROM change \
+         WHERE shard = ?1 AND seq >= ?2 AND seq < ?3 AND kind = ?4 \
+         AND (identity = ?5 OR substr(identity, 1, length(?5) + 1) = ?5 || '/') \
+         ORDER BY seq DESC LIMIT ?6",
+    )?;
+    let key = (SHARD, from.cast_signed(), before.cast_signed());
+    let kind = Kind::MethodInvoked as i64;
+    let rows = select
+        .query_map((key.0, key.1, key.2, kind, device.as_str(), max), super::feed::to_change)?;
+    let calls = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let full = calls.len() >= usize::try_from(max).unwrap_or(usize::MAX);
+    let next = if full {
+        calls.last().map(|call| call.seq)
+    } else {
+        (from > oldest.cast_unsigned()).then_some(from)
+    };
+    Ok((calls, next))
 }

@@ -508,3 +508,40 @@ async fn a_pipeline_shows_totals_and_rates() {
     assert_eq!(second["data"]["queues"][0]["oldestAgeSeconds"], 1.5);
     assert_eq!(second["data"]["routes"][0]["name"], "up");
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_methods_are_remembered_without_their_payloads() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    start_agent(&r, |name, _, _| (if name == "good" { 200 } else { 400 }, json!("secret"))).await;
+    r.device("d").await;
+    let call = async |path: &str, name: &str| {
+        r.call("POST", path, json!({"methodName": name, "payload": {"key": "secret"}})).await
+    };
+    for (path, name) in [
+        ("/twins/e/modules/$edgeAgent/methods", "good"),
+        ("/twins/e/modules/$edgeAgent/methods", "bad"),
+        ("/twins/e/methods", "lost"),
+        ("/twins/d/methods", "other"),
+    ] {
+        call(path, name).await;
+    }
+    let (status, page) = r.call("GET", "/api/v1/devices/e/methods?max=2", Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+    let [lost, bad] = &page["calls"].as_array().unwrap()[..] else { panic!("{page}") };
+    assert_eq!((&lost["method"], &lost["status"]), (&json!("lost"), &Value::Null));
+    assert!(lost["error"].as_str().unwrap().contains("not online"), "{lost}");
+    assert_eq!((&bad["moduleId"], &bad["status"]), (&json!("$edgeAgent"), &json!(400)));
+    assert_eq!(bad["by"], "policy iothubowner");
+    let path = format!("/api/v1/devices/e/methods?before={}", page["next"]);
+    let (_, rest) = r.call("GET", &path, Value::Null).await;
+    assert_eq!(rest["calls"].as_array().unwrap().len(), 1);
+    assert_eq!((&rest["calls"][0]["method"], &rest["next"]), (&json!("good"), &Value::Null));
+    assert!(!page.to_string().contains("secret") && !rest.to_string().contains("secret"));
+    let (_, feed) = r.call("GET", "/api/v1/changes", Value::Null).await;
+    assert!(!feed.to_string().contains("secret"));
+    assert!(feed.to_string().contains("methodInvoked"));
+    let (status, _) =
+        r.call_as("registryRead", ("GET", "/api/v1/devices/e/methods"), None, Value::Null).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+}
