@@ -7,6 +7,7 @@ mod console;
 mod gate;
 mod image;
 mod planted;
+mod powercut;
 mod tidy;
 mod up;
 
@@ -29,6 +30,8 @@ cargo xtask <command>
   console         build the web console's files; --check compares them with the sources,
                   --browser tries them in Chromium against the built hub
   planted         build each planted fault and show that a test catches it
+  powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
+                  from --from SEED on; prints where to go on
   sim [ARGS…]     run the simulator
   bench [ARGS…]   run the benchmarks
   help            this text
@@ -56,6 +59,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "console" => console::run(&args),
         "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
         "planted" => planted::catch_all(),
+        "powercut" => powercut::run(&args),
         "sim" => gate::simulate(&args),
         "bench" => gate::bench(&args),
         "help" | "--help" | "-h" => {

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::{gate, say};
 
+mod tree;
+
 /// Longest source file, in lines; test files are not counted.
 const FILE_LINES_MAX: usize = 800;
 /// Largest file in the tree that is not a lock file, in bytes.
@@ -100,6 +102,7 @@ fn sources(root: &Path, faults: &mut Vec<String>) -> Result<()> {
             "--exclude-standard",
         ],
     )?;
+    let mut texts = BTreeMap::new();
     for name in listed.lines() {
         let path = root.join(name);
         let Ok(meta) = fs::metadata(&path) else { continue };
@@ -109,6 +112,10 @@ fn sources(root: &Path, faults: &mut Vec<String>) -> Result<()> {
         if Path::new(name).extension().is_some_and(|ending| ending == "rs") {
             let text = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
             source(name, &text, faults);
+            texts.insert(name.to_owned(), text);
+        }
+        if name.starts_with("changelog.d/") {
+            tree::change(name, &fs::read_to_string(&path)?, faults);
         }
         if name.ends_with("Cargo.toml") && name != "Cargo.toml" {
             let text = fs::read_to_string(&path)?;
@@ -117,6 +124,7 @@ fn sources(root: &Path, faults: &mut Vec<String>) -> Result<()> {
             }
         }
     }
+    tree::dead(&texts, faults);
     Ok(())
 }
 
@@ -132,6 +140,7 @@ fn source(name: &str, text: &str, faults: &mut Vec<String>) {
     if name.starts_with("xtask/") {
         return;
     }
+    tree::words(name, text, faults);
     for (number, line) in text.lines().enumerate() {
         let place = || format!("{name}:{}", number + 1);
         for word in ["FIXME", "XXX:", "#[ignore"] {

@@ -10,7 +10,8 @@ use std::path::Path;
 use testkit::shape::{check_golden, shape};
 
 use crate::{
-    configuration, console, error, fleet, health, method, registry, statistics, telemetry, twin,
+    configuration, console, error, fleet, health, method, registry, router, statistics, telemetry,
+    twin,
 };
 
 /// The folder of golden files.
@@ -50,6 +51,8 @@ fn every_shape_is_what_its_golden_file_says() {
         fleet::DesiredModule,
         fleet::ReportedModule,
         health::Health,
+        health::DamagedTelemetry,
+        health::LiveTotals,
         method::InvokeMethod,
         method::MethodResult,
         registry::Device,
@@ -58,6 +61,18 @@ fn every_shape_is_what_its_golden_file_says() {
         registry::SymmetricKey,
         registry::X509Thumbprint,
         registry::Capabilities,
+        router::RouterMetrics,
+        router::RouteState,
+        router::ReceivedTotal,
+        router::EndpointTotal,
+        router::QueueLength,
+        router::DroppedTotal,
+        router::Pipeline,
+        router::Problem,
+        router::PipelineReceived,
+        router::PipelineSent,
+        router::PipelineQueue,
+        router::PipelineDropped,
         statistics::DeviceStatistics,
         statistics::ServiceStatistics,
         telemetry::TelemetryMessage,

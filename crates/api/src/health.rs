@@ -20,6 +20,9 @@ pub struct Health {
     pub messages_accepted: u64,
     /// The console's streams.
     pub live: LiveTotals,
+    /// Ranges of telemetry that could not be read at the start; their segments were put aside.
+    #[serde(default)]
+    pub damaged: Vec<DamagedTelemetry>,
 }
 
 /// What happened to the console's streams.
@@ -38,4 +41,16 @@ pub struct LiveTotals {
     pub dropped: u64,
     /// Times that the room for one browser's waiting bytes was used up, on streams which ended.
     pub overflows: u64,
+}
+
+/// Telemetry that was lost to a damaged segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedTelemetry {
+    /// The file it lay in; one that ends in `.damaged` was put aside and can be looked at.
+    pub file: String,
+    /// The first offset that is missing, over all partitions.
+    pub from: u64,
+    /// The first offset behind it.
+    pub to: u64,
 }

@@ -406,6 +406,7 @@ impl Running {
             dropped_no_sender: counters.dropped_no_sender.load(Ordering::Relaxed),
             dropped_damaged: counters.dropped_damaged.load(Ordering::Relaxed),
             refused: counters.refused.load(Ordering::Relaxed),
+            damaged_segments: self.router.damaged_segments,
             queues: lanes.iter().map(queue).collect(),
         }
     }

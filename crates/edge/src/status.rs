@@ -72,6 +72,9 @@ pub struct RouterStatus {
     pub dropped_damaged: u64,
     /// Messages refused because the disk is full or failing.
     pub refused: u64,
+    /// Parts of the journal that could not be read at the start; their files were put aside.
+    #[serde(default)]
+    pub damaged_segments: usize,
     /// Messages waiting, by endpoint and priority.
     pub queues: Vec<QueueStatus>,
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 mod damage;
 mod faults;
 mod lives;
+mod mutations;
 mod planted;
 mod power_cut;
 mod queue_model;

@@ -111,6 +111,8 @@ pub(crate) struct Core {
     queue_bytes_max: u64,
     incarnation: u32,
     started: Tick,
+    /// Segments that could not be read when the journal was opened.
+    pub(crate) damaged_segments: usize,
     opened: AtomicU32,
     finished: watch::Receiver<bool>,
 }
@@ -148,6 +150,9 @@ impl Core {
         let now_ms = world.now().wall.0;
         let (queue, recovered) = Queue::open(disk, options, u128::from_le_bytes(instance), now_ms)?;
         info!(?recovered, "journal of messages opened");
+        for damage in &recovered.damaged {
+            warn!(?damage, "a part of the waiting messages cannot be read");
+        }
         let (intake, writer) = channel(queue, IntakeLimits::default());
         let (told_finished, finished) = watch::channel(false);
         let worker = Box::new(JournalWorker { writer, finished: told_finished });
@@ -171,6 +176,7 @@ impl Core {
             clients_changed: Notify::new(),
             queue_bytes_max: parts.queue_bytes_max,
             incarnation: parts.incarnation,
+            damaged_segments: recovered.damaged.len(),
             opened: AtomicU32::new(0),
             finished,
         });

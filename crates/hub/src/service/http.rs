@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::error::{ApiError, ERROR_CODE_HEADER, ErrorCode};
-use api::health::Health;
+use api::health::{DamagedTelemetry, Health};
 use api::statistics::{DeviceStatistics, ServiceStatistics};
 use axum::Router;
 use axum::body::Body;
@@ -391,6 +391,10 @@ fn service_statistics(call: &Call) -> Outcome {
     answer(&ServiceStatistics { connected_device_count }, None)
 }
 
+fn damaged(damage: &journal::log::Damage) -> DamagedTelemetry {
+    DamagedTelemetry { file: damage.file.clone(), from: damage.from.0, to: damage.to.0 }
+}
+
 fn health(call: &Call) -> Outcome {
     call.prove(Rights::NONE)?;
     call.only(&Method::GET)?;
@@ -405,6 +409,7 @@ fn health(call: &Call) -> Outcome {
         partitions: core.telemetry.partitions,
         messages_accepted: core.telemetry.accepted(),
         live: core.live.totals(),
+        damaged: core.telemetry.damaged.iter().map(damaged).collect(),
     };
     answer(&health, None)
 }

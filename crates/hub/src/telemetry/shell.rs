@@ -8,7 +8,8 @@ use api::fleet::Ingest;
 use bytes::Bytes;
 use journal::disk::Disk;
 use journal::log::{
-    Budget, CommitError, Committed, LaneId, Log, LogOptions, Position, ReadBatch, Reader, Record,
+    Budget, CommitError, Committed, Damage, LaneId, Log, LogOptions, Position, ReadBatch, Reader,
+    Record,
 };
 use journal::worker::{Intake, IntakeLimits, Writer, WriterTurn, channel};
 use model::refusal::{Refusal, RefusalKind};
@@ -34,6 +35,8 @@ pub(crate) struct Telemetry {
     intake: Intake<Log>,
     reader: Arc<Reader>,
     pub(crate) partitions: u16,
+    /// What could not be read when the journal was opened.
+    pub(crate) damaged: Box<[Damage]>,
     accepted: Arc<AtomicU64>,
     rates: Arc<Mutex<Rates>>,
     /// Raised after every commit; live readers follow it.
@@ -58,6 +61,9 @@ impl Telemetry {
         let (log, recovered) = Log::open(disk, options, instance, world.now().wall.0)
             .map_err(|error| OpenHubError::Journal(error.to_string()))?;
         tracing::info!(?recovered, "telemetry journal opened");
+        for damage in &recovered.damaged {
+            tracing::warn!(?damage, "a part of the telemetry cannot be read");
+        }
         let reader = Arc::new(log.reader());
         let (intake, writer) = channel(log, IntakeLimits::default());
         let (finish, finished) = watch::channel(false);
@@ -68,6 +74,7 @@ impl Telemetry {
             intake,
             reader,
             partitions: settings.partitions,
+            damaged: recovered.damaged.into(),
             accepted: Arc::new(AtomicU64::new(0)),
             rates: Arc::default(),
             commits: watch::Sender::new(0),

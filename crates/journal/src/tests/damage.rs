@@ -7,8 +7,8 @@ use crate::disk::Disk as _;
 use crate::disk::simulated::SimulatedDisk;
 use crate::log::{Budget, LaneId, Log, OpenLogError, Position, Record};
 
-const ALL: Budget = Budget { records: 10_000, bytes: 1 << 24 };
-const FIRST: &str = "0000000000000001.segment";
+pub(super) const ALL: Budget = Budget { records: 10_000, bytes: 1 << 24 };
+pub(super) const FIRST: &str = "0000000000000001.segment";
 
 fn record(lanes: &[u32], serial: u64, expires_ms: Option<i64>) -> Record {
     let lanes = lanes.iter().map(|lane| LaneId(*lane)).collect();
@@ -17,7 +17,7 @@ fn record(lanes: &[u32], serial: u64, expires_ms: Option<i64>) -> Record {
 }
 
 /// A log of two segments: the first closed in order, the second as a crash leaves it.
-fn small() -> SimulatedDisk {
+pub(super) fn small() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     let (mut log, _) = Log::open(Arc::new(disk.clone()), options(), 0x0123_4567, 5).unwrap();
     for serial in 0..4 {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Random, payload};
+use crate::disk::Disk as _;
 use crate::disk::simulated::SimulatedDisk;
 use crate::log::{
     Budget, CommitError, LaneId, Log, LogOptions, Position, Reader, Record, Retention,
@@ -61,6 +62,10 @@ pub(super) struct Ledger {
     oldest: u64,
     serial: u64,
     now_ms: i64,
+    /// A segment was spoiled, and no start has reported it yet.
+    spoiled: bool,
+    /// Positions that were reported as lost, from and to.
+    lost: Vec<(u64, u64)>,
     pub(super) totals: Totals,
 }
 
@@ -72,6 +77,12 @@ pub(super) struct Totals {
     pub(super) refused: u64,
     pub(super) records_checked: u64,
     pub(super) unproven_kept: u64,
+    /// Times that the disk was full when something was to be kept.
+    pub(super) full: u64,
+    /// Times that segments were removed.
+    pub(super) reclaims: u64,
+    /// Segments that were put aside as damaged.
+    pub(super) quarantines: u64,
 }
 
 impl Totals {
@@ -81,6 +92,9 @@ impl Totals {
         self.refused += other.refused;
         self.records_checked += other.records_checked;
         self.unproven_kept += other.unproven_kept;
+        self.full += other.full;
+        self.reclaims += other.reclaims;
+        self.quarantines += other.quarantines;
     }
 }
 
@@ -89,7 +103,37 @@ pub(super) fn options() -> LogOptions {
     LogOptions { segment_bytes: 16 * 1024, bytes_max: None, retention }
 }
 
+/// Small enough that a workload meets retention.
+fn small_options() -> LogOptions {
+    let retention = Retention { age_ms: None, bytes: Some(18 * 1024) };
+    LogOptions { retention, ..options() }
+}
+
+/// Shorter lives only look around.
+const WHOLE_LIFE: usize = 40;
+
 impl Ledger {
+    fn is_unspoiled(&self) -> bool {
+        !self.spoiled && self.lost.is_empty()
+    }
+
+    /// Checks what a start reported as damaged: at most the segment that was spoiled, once as
+    /// new, and from then on as a gap until retention has passed it.
+    fn check_damage(&mut self, damaged: &[crate::log::Damage]) {
+        for damage in damaged {
+            let range = (damage.from.0, damage.to.0);
+            let is_known = self.lost.iter().any(|(from, to)| (*from..=*to).contains(&range.0));
+            if is_known {
+                continue;
+            }
+            assert!(std::mem::take(&mut self.spoiled), "a power cut is no damage: {damage:?}");
+            assert!(range.1 - range.0 <= options().segment_bytes / 36, "{damage:?} is too much");
+            self.lost.push(range);
+            self.totals.quarantines += 1;
+            self.records.retain(|position, _| !(range.0..range.1).contains(position));
+        }
+    }
+
     fn entry(&mut self, random: &mut Random, lanes: &[LaneId], expires: bool) -> Entry {
         self.serial += 1;
         let first = lanes[usize::try_from(random.below(lanes.len() as u64)).unwrap()];
@@ -97,7 +141,7 @@ impl Ledger {
         if random.below(4) == 0 {
             own.extend(lanes.iter().filter(|lane| **lane != first));
         }
-        let magnitude = 4 + random.below(8);
+        let magnitude = 7 + random.below(5);
         let length = 8 + usize::try_from(random.below(1 << magnitude)).unwrap();
         let expires_ms = (expires && random.below(4) == 0).then(|| self.now_ms + 5);
         Entry { lanes: own, serial: self.serial, length, expires_ms }
@@ -157,12 +201,25 @@ pub(super) fn live_log(
     steps: usize,
 ) {
     let Some((mut log, mut reader)) = open_log(disk, ledger) else { return };
+    let is_whole = steps >= WHOLE_LIFE;
     let lanes: Vec<LaneId> =
         (0..LANES).map(|lane| LaneId(u32::try_from(lane).unwrap() + 1)).collect();
-    for _ in 0..steps {
-        match random.below(12) {
+    for step in 0..steps {
+        let kind = match step {
+            _ if is_whole && (step == steps / 2 || step == steps * 3 / 4) => 12,
+            _ if is_whole && (step == steps * 5 / 8 || step == steps - 1) => 0,
+            _ if is_whole
+                && step > steps / 2
+                && ledger.is_unspoiled()
+                && middle(disk).is_some() =>
+            {
+                13
+            }
+            _ => random.below(12),
+        };
+        match kind {
             0 => {
-                log.retain(0);
+                ledger.totals.reclaims += u64::from(log.retain(0) > 0);
                 // What is removed while the power fails is gone or not.
                 let next = log.oldest_totals().filter(|_| disk.is_cut()).map(|(end, _)| end);
                 ledger.oldest = next.unwrap_or_else(|| reader.bounds().oldest).0;
@@ -172,6 +229,19 @@ pub(super) fn live_log(
             }
             1 => {
                 drop(log);
+                match open_log(disk, ledger) {
+                    Some(opened) => (log, reader) = opened,
+                    None => return,
+                }
+            }
+            12 => {
+                if !fill_log(&mut log, disk, ledger, random, &lanes) {
+                    return;
+                }
+            }
+            13 => {
+                drop((log, reader));
+                spoil(disk, ledger);
                 match open_log(disk, ledger) {
                     Some(opened) => (log, reader) = opened,
                     None => return,
@@ -198,6 +268,46 @@ pub(super) fn live_log(
     }
 }
 
+/// Commits until the disk is full and the log says so: room that is reserved is used up first.
+/// Says whether life goes on.
+fn fill_log(
+    log: &mut Log,
+    disk: &SimulatedDisk,
+    ledger: &mut Ledger,
+    random: &mut Random,
+    lanes: &[LaneId],
+) -> bool {
+    disk.set_capacity(Some(0));
+    let refused = ledger.totals.refused;
+    while ledger.totals.refused == refused {
+        ledger.pending.clear();
+        let entry = Entry { length: 3_000, ..ledger.entry(random, lanes, false) };
+        log.stage(&[entry.record()]).unwrap();
+        ledger.pending.push(entry);
+        let outcome = log.commit(0).map(|committed| committed.end().0);
+        if !ledger.book(outcome, disk) {
+            return false;
+        }
+    }
+    ledger.totals.full += 1;
+    disk.set_capacity(None);
+    true
+}
+
+/// Makes nonsense of a closed segment in the middle, as a bad sector would.
+fn spoil(disk: &SimulatedDisk, ledger: &mut Ledger) {
+    let Some(name) = middle(disk) else { return };
+    disk.put(&name, &[0x5a; 700]);
+    ledger.spoiled = true;
+}
+
+fn middle(disk: &SimulatedDisk) -> Option<String> {
+    let mut names = disk.list().unwrap();
+    names.retain(|name| name.ends_with(".segment"));
+    names.sort();
+    (names.len() > 2).then(|| names.swap_remove(1))
+}
+
 fn stage_lane(log: &mut Log, ledger: &mut Ledger, random: &mut Random, lanes: &[LaneId]) {
     let id = lanes[usize::try_from(random.below(LANES)).unwrap()];
     let end = ledger.end;
@@ -212,12 +322,12 @@ fn stage_lane(log: &mut Log, ledger: &mut Ledger, random: &mut Random, lanes: &[
 }
 
 fn open_log(disk: &SimulatedDisk, ledger: &mut Ledger) -> Option<(Log, Reader)> {
-    let opened = Log::open(Arc::new(disk.clone()), options(), 7, 0);
+    let opened = Log::open(Arc::new(disk.clone()), small_options(), 7, 0);
     if disk.is_cut() {
         return None;
     }
     let (log, recovered) = opened.or_else(|_| again(disk)).expect("a log that opens");
-    assert_eq!(recovered.damaged, [], "a power cut is no damage");
+    ledger.check_damage(&recovered.damaged);
     ledger.adopt(recovered.end);
     let found: BTreeMap<LaneId, (Position, Option<&str>)> =
         log.lanes().map(|(lane, cursor, label)| (lane, (cursor, label))).collect();
@@ -232,7 +342,10 @@ fn open_log(disk: &SimulatedDisk, ledger: &mut Ledger) -> Option<(Log, Reader)> 
     }
     let reader = log.reader();
     let oldest = reader.bounds().oldest;
-    assert!(oldest.0 <= ledger.oldest, "nothing before {} may be missing", ledger.oldest);
+    // A gap that has become the front is passed at once.
+    let gap = ledger.lost.iter().find(|(from, to)| (*from..*to).contains(&ledger.oldest));
+    let known = gap.map_or(ledger.oldest, |(_, to)| *to);
+    assert!(oldest.0 <= known, "nothing before {known} may be missing");
     ledger.oldest = oldest.0;
     for lane in 1..=u32::try_from(LANES).unwrap() {
         let batch = reader.read(LaneId(lane), oldest, EVERYTHING).unwrap();
@@ -249,7 +362,7 @@ fn open_log(disk: &SimulatedDisk, ledger: &mut Ledger) -> Option<(Log, Reader)> 
 /// An injected error may hit the first try.
 fn again(disk: &SimulatedDisk) -> Result<(Log, crate::log::Recovered), crate::log::OpenLogError> {
     disk.heal();
-    Log::open(Arc::new(disk.clone()), options(), 7, 0)
+    Log::open(Arc::new(disk.clone()), small_options(), 7, 0)
 }
 
 /// One life of a queue as the router uses it: endpoints, acknowledgements, expiry, reclaim.
@@ -276,12 +389,29 @@ pub(super) fn live_queue(
         lane.label_tried = Some(endpoint);
         lanes.push(id);
     }
-    for _ in 0..steps {
+    for step in 0..steps {
         ledger.pending.clear();
         ledger.now_ms += 1;
+        let is_full = steps >= WHOLE_LIFE && (step == steps / 3 || step == steps * 3 / 4);
+        if is_full && !fill(&mut queue, disk, ledger, random, &lanes) {
+            return;
+        }
+        if steps >= WHOLE_LIFE && step == steps / 2 - 1 {
+            drop(queue);
+            match open_queue(disk, ledger) {
+                Some(opened) => queue = opened,
+                None => return,
+            }
+        }
+        if steps >= WHOLE_LIFE && (step == steps / 2 || step == steps - 1) {
+            if !drain(&mut queue, disk, ledger, &lanes) {
+                return;
+            }
+            continue;
+        }
         match random.below(8) {
             0 => {
-                queue.reclaim(ledger.now_ms);
+                ledger.totals.reclaims += u64::from(queue.reclaim(ledger.now_ms) > 0);
                 if disk.is_cut() {
                     return;
                 }
@@ -300,6 +430,50 @@ pub(super) fn live_queue(
             return;
         }
     }
+}
+
+/// Stages until the disk is full and the queue says so. Says whether life goes on.
+fn fill(
+    queue: &mut Queue,
+    disk: &SimulatedDisk,
+    ledger: &mut Ledger,
+    random: &mut Random,
+    lanes: &[LaneId],
+) -> bool {
+    disk.set_capacity(Some(0));
+    let refused = ledger.totals.refused;
+    while ledger.totals.refused == refused {
+        ledger.pending.clear();
+        let entry = Entry { length: 3_000, ..ledger.entry(random, lanes, false) };
+        queue.stage(&[entry.record()]).unwrap();
+        ledger.pending.push(entry);
+        if !commit_queue(queue, ledger, disk) {
+            return false;
+        }
+    }
+    ledger.totals.full += 1;
+    ledger.pending.clear();
+    disk.set_capacity(None);
+    true
+}
+
+/// Delivers everything, and frees what nobody needs any more. Says whether life goes on.
+fn drain(queue: &mut Queue, disk: &SimulatedDisk, ledger: &mut Ledger, lanes: &[LaneId]) -> bool {
+    for id in lanes {
+        queue.rewind(*id);
+        while let Some(delivery) = queue.next(&[*id], EVERYTHING, ledger.now_ms).unwrap() {
+            for record in delivery.records {
+                ledger.check_payload(record.position, &record.payload);
+                queue.acknowledge(*id, record.position);
+                ledger.lanes.get_mut(id).unwrap().done.insert(record.position.0);
+            }
+        }
+    }
+    if !commit_queue(queue, ledger, disk) {
+        return false;
+    }
+    ledger.totals.reclaims += u64::from(queue.reclaim(ledger.now_ms) > 0);
+    !disk.is_cut()
 }
 
 fn commit_queue(queue: &mut Queue, ledger: &mut Ledger, disk: &SimulatedDisk) -> bool {

@@ -77,7 +77,7 @@ pub(crate) enum Node {
     Text(Box<str>),
     /// A bare name.
     Property(Box<str>),
-    /// `$name`; forced is `{$name}`, which no application property can shadow.
+    /// `$name`; forced is `{$name}`, which no application property can hide.
     System {
         name: Box<str>,
         forced: bool,

@@ -14,7 +14,7 @@ fn message() -> Message {
             ("level", "3"),
             ("a-b", "dash"),
             ("$own", "mine"),
-            ("$messageId", "shadow"),
+            ("$messageId", "hidden"),
             ("neg", "-2.5"),
         ]),
         system: SystemProperties {
@@ -68,7 +68,7 @@ const TRUE: &str = r#"
     $connectiondeviceid = 'd1'
     $sequenceNumber >= 7
     $own = 'mine'
-    $messageId = 'shadow'
+    $messageId = 'hidden'
     {$messageId} = 'm1'
     $body.t = 21.5
     $body.on
