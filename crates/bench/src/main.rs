@@ -7,8 +7,11 @@ mod clock;
 mod group_commit;
 mod load;
 mod process;
+mod report;
 mod server;
+mod start;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::load::{Load, Outcome};
+use crate::report::line;
 use crate::server::Server;
 
 /// Measures Selvedge beside its peers on this machine.
@@ -24,6 +28,9 @@ use crate::server::Server;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Also put the tables into this page, as a section of their own
+    #[arg(long, global = true, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +65,24 @@ enum Command {
         #[arg(long, default_value_t = 9000)]
         connections: usize,
     },
+    /// Starting a container, beside `runc run` of the same bundle; needs root
+    Start {
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
+}
+
+impl Command {
+    /// Name and title of its section.
+    fn section(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ingest { .. } => ("ingest", "Durable QoS 1 ingest"),
+            Self::Journal { .. } => ("journal", "Group commit of the journal"),
+            Self::Idle { .. } => ("idle", "Memory of an idle TLS connection"),
+            Self::Start { .. } => ("start", "Start of a container"),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -66,6 +91,7 @@ fn main() -> ExitCode {
     let done = runtime.context("starting the runtime").and_then(|runtime| {
         runtime.block_on(async {
             process::raise_descriptor_limit()?;
+            let (name, title) = cli.command.section();
             match cli.command {
                 Command::Ingest { rounds, seconds, payload } => {
                     ingest(rounds, Duration::from_secs(seconds), payload).await
@@ -74,7 +100,9 @@ fn main() -> ExitCode {
                     group_commit(rounds, Duration::from_secs(seconds), payload)
                 }
                 Command::Idle { connections } => idle(connections).await,
-            }
+                Command::Start { rounds } => container_start(rounds),
+            }?;
+            cli.write.map_or(Ok(()), |page| report::write(&page, name, title))
         })
     });
     match done {
@@ -188,6 +216,47 @@ async fn idle(connections: usize) -> Result<()> {
     Ok(())
 }
 
+fn container_start(rounds: usize) -> Result<()> {
+    ensure!(rounds > 0, "at least one round");
+    let all = start::run(rounds)?;
+    let ratios = all.start.iter().zip(&all.runc).map(|(ours, peer)| ours / peer).collect();
+    let ratio = median(ratios);
+    line("| what | p50 ms | p95 ms | least | most | of runc |");
+    line("|---|---|---|---|---|---|");
+    let rows: [(&str, &[f64], Option<f64>); 3] = [
+        ("selvedge: start of a created container", &all.start, Some(ratio)),
+        ("runc run --detach", &all.runc, Some(1.0)),
+        ("selvedge: create from a stored image", &all.create, None),
+    ];
+    for (name, times, ratio) in rows {
+        let at = |share: usize| percentile(times, share);
+        let of = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+        line(&format!(
+            "| {name} | {:.1} | {:.1} | {:.1} | {:.1} | {of} |",
+            at(50),
+            at(95),
+            at(0),
+            at(100),
+        ));
+    }
+    line(&format!(
+        "\n{rounds} interleaved rounds after 3 of warm-up, the same static program, host network, \
+         the configuration that the engine wrote; the ratio is the median of the rounds' ratios. \
+         Selvedge's start mounts overlayfs and ends when the program runs under its monitor with \
+         seccomp, logs and a durable record; runc's ends when the command returns: a plain folder \
+         as root, no seccomp filter, no logs."
+    ));
+    Ok(())
+}
+
+/// The value below which `share` percent lie.
+fn percentile(values: &[f64], share: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (sorted.len().saturating_sub(1) * share).div_ceil(100);
+    sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -204,11 +273,6 @@ fn to_f64(count: u64) -> f64 {
     count as f64
 }
 
-#[expect(clippy::print_stdout, reason = "the report")]
-fn line(text: &str) {
-    println!("{text}");
-}
-
 #[expect(clippy::print_stderr, reason = "words beside the report")]
 fn say(text: &str) {
     eprintln!("{text}");
@@ -217,6 +281,18 @@ fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let check = |share: usize, expected: f64| {
+            let found = percentile(&[3.0, 1.0, 2.0, 5.0, 4.0], share);
+            assert!((found - expected).abs() < 1e-9, "{share}: {found}");
+        };
+        check(0, 1.0);
+        check(50, 3.0);
+        check(95, 5.0);
+        check(100, 5.0);
+    }
 
     #[test]
     fn the_median_is_the_middle_or_between_the_two_middles() {
