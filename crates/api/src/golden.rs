@@ -37,9 +37,10 @@ macro_rules! shapes {
     };
 }
 
-#[test]
-fn every_shape_is_what_its_golden_file_says() {
-    let shapes = shapes![
+/// Every shape by name.
+#[expect(clippy::too_many_lines, reason = "a table with a line per shape")]
+fn all() -> Vec<(&'static str, String)> {
+    shapes![
         configuration::ContentFault,
         configuration::Place,
         configuration::Validation,
@@ -72,6 +73,8 @@ fn every_shape_is_what_its_golden_file_says() {
         health::LiveTotals,
         method::InvokeMethod,
         method::MethodResult,
+        method::MethodCall,
+        method::MethodCalls,
         registry::Device,
         registry::Module,
         registry::Authentication,
@@ -96,7 +99,13 @@ fn every_shape_is_what_its_golden_file_says() {
         telemetry::TelemetryPage,
         twin::Twin,
         twin::Properties,
-    ];
+    ]
+    .into()
+}
+
+#[test]
+fn every_shape_is_what_its_golden_file_says() {
+    let shapes = all();
     for (name, shape) in &shapes {
         check_golden(&Path::new(FOLDER).join(format!("{}.golden", name.replace("::", "."))), shape);
     }
