@@ -34,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("selvedge-monitor", &[]),
     ("host-sensor", &["sdk"]),
     ("anomaly", &["sdk"]),
-    ("blackbox", &[]),
+    ("blackbox", &["engine", "sdk"]),
     ("xtask", &[]),
 ];
 /// Rooms that know all others.

@@ -1,5 +1,6 @@
 //! A device runtime as a process, for a device that is registered at a hub of a test.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::hub::Hub;
-use crate::{place, wait};
+use crate::{place, process, wait};
 
 /// Longest start, images included.
 const READY: Duration = Duration::from_mins(2);
@@ -50,6 +51,8 @@ pub struct Options {
     pub engine: &'static str,
     /// Names of image archives without their ending, brought in at the start.
     pub images: Vec<&'static str>,
+    /// Paths of further image archives.
+    pub archives: Vec<PathBuf>,
     /// For the process engine: programs that stand for images.
     pub programs: Vec<(String, PathBuf)>,
     /// What the log holds.
@@ -68,6 +71,7 @@ pub struct Edge {
     address: Ipv4Addr,
     options: Options,
     process: Option<Child>,
+    starts: u32,
 }
 
 impl Edge {
@@ -112,20 +116,30 @@ impl Edge {
         fs::write(&path, config)?;
         // It holds a key.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        let mut edge = Self { folder, device: device.to_owned(), address, options, process: None };
+        let mut edge = Self { folder, device: device.to_owned(), address, options, process: None, starts: 0 };
         edge.start_again()?;
         Ok(edge)
     }
 
     /// Starts the runtime on its folder and waits until it listens.
     pub fn start_again(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.ready()
+    }
+
+    /// Starts the runtime's process on its folder and returns at once.
+    pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the runtime runs already");
+        self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(place::binary("selvedge-edge")?);
         command.arg("run").arg("--config").arg(self.folder.join("config.toml"));
         command.arg("--stop-modules");
         for image in &self.options.images {
             command.arg("--import").arg(place::image(image)?);
+        }
+        for archive in &self.options.archives {
+            command.arg("--import").arg(archive);
         }
         for (image, program) in &self.options.programs {
             command.arg("--program").arg(format!("{image}={}", program.display()));
@@ -142,19 +156,32 @@ impl Edge {
             .stderr(log)
             .spawn()
             .context("starting selvedge-edge")?;
-        let pid = u64::from(child.id());
         self.process = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the started process, or one that it started, has published its addresses.
+    pub fn ready(&mut self) -> Result<()> {
+        let start = self.starts;
         wait::until("the runtime to be ready", READY, || {
             if let Some(status) = self.ended()? {
-                bail!("the runtime ended with {status}:\n{}", self.log_tail()?);
+                bail!("start {start} of the runtime ended with {status}:\n{}", self.log_tail()?);
             }
-            let said = fs::read(self.folder.join("edge.json")).ok();
-            let said = said.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-            // With containers it is the launcher that was started, and the runtime is its child.
-            let is_this =
-                |said: &Value| said.get("launcher").unwrap_or(&said["pid"]).as_u64() == Some(pid);
-            Ok(said.filter(is_this).map(drop))
+            Ok(self.runtime().ok().filter(|pid| self.owns(*pid)).map(drop))
         })
+    }
+
+    /// Whether `pid` is the started process or one that it started.
+    fn owns(&self, pid: u32) -> bool {
+        let Ok(launcher) = self.pid() else { return false };
+        let mut next = Some(pid);
+        while let Some(pid) = next {
+            if pid == launcher {
+                return true;
+            }
+            next = process::parent(pid).filter(|parent| *parent > 1);
+        }
+        false
     }
 
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
@@ -164,6 +191,40 @@ impl Edge {
     /// The process's id.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("no runtime runs")?.id())
+    }
+
+    /// The process that holds the sockets: the one that was started, or its child.
+    pub fn runtime(&self) -> Result<u32> {
+        let published: Value = serde_json::from_slice(&fs::read(self.folder.join("edge.json"))?)?;
+        let pid = published["pid"].as_u64().context("no pid in edge.json")?;
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// The engine helper of the process that was started, if there is one.
+    pub fn helper(&self) -> Option<u32> {
+        let is_helper =
+            |pid: &u32| process::command_line(*pid).iter().any(|word| word == "engine");
+        process::all().into_iter().filter(is_helper).find(|pid| self.owns(*pid))
+    }
+
+    /// The processes of `module`, its monitor not included.
+    pub fn module(&self, module: &str) -> Vec<u32> {
+        let wanted = BTreeMap::from([
+            ("IOTEDGE_DEVICEID".to_owned(), self.device.clone()),
+            ("IOTEDGE_MODULEID".to_owned(), module.to_owned()),
+        ]);
+        process::all().into_iter().filter(|pid| process::has_environment(*pid, &wanted)).collect()
+    }
+
+    /// The monitors of all modules.
+    pub fn monitors(&self) -> Vec<u32> {
+        let root = self.folder.join("engine/containers").display().to_string();
+        let of_ours = |pid: &u32| {
+            let line = process::command_line(*pid);
+            line.first().is_some_and(|program| program.ends_with("selvedge-monitor"))
+                && line.iter().any(|word| word.starts_with(&root))
+        };
+        process::all().into_iter().filter(of_ours).collect()
     }
 
     /// Where modules find the router.
@@ -183,16 +244,11 @@ impl Edge {
 
     /// Applies modules and routes to the device through the hub.
     pub fn set_modules(&self, hub: &Hub, modules: &Value, routes: &Value) -> Result<()> {
-        let system = json!({ "type": "docker", "settings": { "image": "selvedge" } });
-        let content = json!({ "modulesContent": {
-            "$edgeAgent": { "properties.desired": {
-                "schemaVersion": "1.1",
-                "runtime": { "type": "docker", "settings": {} },
-                "systemModules": { "edgeAgent": system, "edgeHub": system },
-                "modules": modules,
-            } },
-            "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": routes } },
-        } });
+        self.deploy(hub, &content(modules, routes))
+    }
+
+    /// Applies a whole content to the device through the hub.
+    pub fn deploy(&self, hub: &Hub, content: &Value) -> Result<()> {
         let path = self.folder.join("content.json");
         fs::write(&path, content.to_string())?;
         let path = path.to_str().context("a path that is text")?;
@@ -202,11 +258,17 @@ impl Edge {
 
     /// One look at the runtime through its management socket.
     pub fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.run(&["status", "-o", "json"])?)?)
+    }
+
+    /// Asks the running device as its operator does; what it prints.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(place::binary("selvedge-edge")?);
-        command.args(["status", "-o", "json", "--socket"]).arg(self.folder.join("run/mgmt.sock"));
+        command.args(args).arg("--socket").arg(self.folder.join("run/mgmt.sock"));
         let done = crate::hub::output(command, END)?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(serde_json::from_slice(&done.stdout)?)
+        let words = String::from_utf8_lossy(&done.stderr).into_owned();
+        ensure!(done.status.success(), "selvedge-edge {}: {words}", args.join(" "));
+        Ok(String::from_utf8(done.stdout)?)
     }
 
     /// Stops the runtime and its modules in order, as Ctrl-C does.
@@ -220,9 +282,14 @@ impl Edge {
 
     /// Kills the runtime alone; its modules run on.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.process.take().context("no runtime runs")?;
-        child.kill()?;
-        let status = child.wait()?;
+        kill(Pid::from_raw(i32::try_from(self.pid()?)?), Signal::SIGKILL)?;
+        self.wait_killed()
+    }
+
+    /// Waits until a kill has ended the runtime.
+    pub fn wait_killed(&mut self) -> Result<()> {
+        let status = wait::until("the runtime to be killed", END, || self.ended())?;
+        self.process = None;
         ensure!(status.signal() == Some(9), "the runtime ended by itself, with {status}");
         Ok(())
     }
@@ -277,14 +344,45 @@ impl Drop for Edge {
         if self.process.is_some() && self.stop().is_err() {
             self.kill().ok();
         }
+        // Of a failed test; whatever has ended already is as good.
+        let device = BTreeMap::from([("IOTEDGE_DEVICEID".to_owned(), self.device.clone())]);
+        let left = process::all().into_iter();
+        let left = left.filter(|pid| process::has_environment(*pid, &device));
+        for pid in left.chain(self.monitors()).filter_map(|pid| i32::try_from(pid).ok()) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
         // A stopped container keeps its file system until it is removed; the folder cannot go
         // before.
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let folder = self.folder.display().to_string();
         for place in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
             if place.starts_with(&folder) {
-                nix::mount::umount(place).ok();
+                nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH).ok();
             }
         }
     }
+}
+
+/// A content for one device: `modules` and `routes` by name.
+pub fn content(modules: &Value, routes: &Value) -> Value {
+    let system = json!({ "type": "docker", "settings": { "image": "selvedge" } });
+    json!({ "modulesContent": {
+        "$edgeAgent": { "properties.desired": {
+            "schemaVersion": "1.1",
+            "runtime": { "type": "docker", "settings": {} },
+            "systemModules": { "edgeAgent": system, "edgeHub": system },
+            "modules": modules,
+        } },
+        "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": routes } },
+    } })
+}
+
+/// One module of a content.
+pub fn module(image: &str, options: &Value, env: &[(&str, &str)]) -> Value {
+    let env: BTreeMap<&str, Value> =
+        env.iter().map(|(name, value)| (*name, json!({ "value": value }))).collect();
+    json!({
+        "version": "1.0", "type": "docker", "status": "running", "restartPolicy": "always",
+        "settings": { "image": image, "createOptions": options.to_string() }, "env": env,
+    })
 }

@@ -64,9 +64,11 @@ impl Hub {
         self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let port = if self.door == Door::Stock { place::MQTT_PORT } else { 0 };
+        // Where it was before: device runtimes are told once where their hub is.
+        let https = if self.starts > 1 { self.https()?.port() } else { 0 };
         let child = Command::new(place::binary("selvedge")?)
             .args(["hub", "--mqtt", &format!("{}:{port}", self.address)])
-            .args(["--https", &format!("{}:0", self.address)])
+            .args(["--https", &format!("{}:{https}", self.address)])
             .args(["--host", &self.address.to_string()])
             .arg("--data")
             .arg(&self.folder)

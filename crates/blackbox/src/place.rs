@@ -59,8 +59,16 @@ impl Scratch {
     pub fn new(test: &str) -> Result<Self> {
         let parent = root().join("target/blackbox");
         std::fs::create_dir_all(&parent)?;
-        let parent = parent.canonicalize()?;
-        let folder = tempfile::Builder::new().prefix(&format!("{test}-")).tempdir_in(parent)?;
+        Self::inside(&parent.canonicalize()?, &format!("{test}-"))
+    }
+
+    /// A fresh folder whose path is short, because paths of Unix sockets are.
+    pub fn short(prefix: &str) -> Result<Self> {
+        Self::inside(Path::new("/var/tmp"), prefix)
+    }
+
+    fn inside(parent: &Path, prefix: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?;
         let path = folder.path().to_owned();
         Ok(Self { folder: Some(folder), path })
     }

@@ -117,6 +117,10 @@ pub fn calls(trace: &str) -> Result<Vec<Call>> {
             begun.insert(thread, call);
             continue;
         }
+        // Still going on when the trace ended.
+        if rest.ends_with("<detached ...>") {
+            continue;
+        }
         let (_, result) = rest.rsplit_once(" = ").with_context(|| format!("line {line:?}"))?;
         let number = result.split_ascii_whitespace().next().unwrap_or_default();
         // `?` stands for a call that a signal ended.

@@ -35,7 +35,7 @@ use crate::agent::restart::History;
 use crate::agent::shell::{Agent, AgentParts, RouterMeter};
 use crate::agent::spec::{EDGE_HUB_NAME, Surroundings};
 use crate::identity::key_store::{FileKeyStore, OpenKeysError, file};
-use crate::identity::shell::Identities;
+use crate::identity::shell::{Identities, with_sessions};
 use crate::provisioning::DeviceKey;
 use crate::router::shell::{Core, RouterApi, RouterParts};
 use crate::router::twins::TwinCopy;
@@ -233,7 +233,8 @@ impl Edge {
             links: Arc::clone(&links),
             disk,
             queue_bytes_max: settings.own.queue_bytes_max,
-            modules: BTreeMap::new(),
+            // From the first moment: the pump gives up messages of modules that are not known.
+            modules: with_sessions(&kept.keys),
             features: kept.features,
             last_good: kept.last_good.remove(&hub_name),
             incarnation: kept.incarnation,

@@ -10,7 +10,7 @@
 //! disk of the edge hub, and an input that was not completed comes again.
 
 mod module;
-pub use module::{ConnectError, Module, json_message};
+pub use module::{ConnectError, Module, Receipt, json_message};
 
 pub mod input;
 pub mod method;

@@ -1,14 +1,17 @@
 //! The handle of a module.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::feature::Feature;
 use model::message::{MESSAGE_BYTES_MAX, Message};
 use model::refusal::{Refusal, RefusalKind};
 use model::twin::{TwinDocument, TwinPatch, Version};
-use model::waist::{Answer, DeviceRequest, DeviceSession, Leave};
+use model::waist::{Answer, Completion, DeviceRequest, DeviceSession, Leave};
 use model::world::World;
 use net::client::{Kept, Link, MqttClient, Target};
 use net::network::{Address, Network, SystemNetwork};
@@ -52,6 +55,22 @@ pub enum ConnectError {
     /// What it said cannot be used.
     #[error("the trust bundle cannot be used")]
     Trust(#[source] TlsSetupError),
+}
+
+/// The outcome of one message that is on its way. Dropping it does not take the message back.
+///
+/// Gives `Ok` once the message is on the disk of the edge hub, else what [`Module::send`] gives.
+#[derive(Debug)]
+#[must_use = "only the receipt says whether the message arrived"]
+pub struct Receipt(Completion);
+
+impl Future for Receipt {
+    type Output = Result<(), Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let no_answer = || Err(Refusal::new(RefusalKind::Internal, "no answer came"));
+        self.0.poll_next(cx).map(|answer| answer.unwrap_or_else(no_answer).map(drop))
+    }
 }
 
 /// A module and its session with the edge hub. Clones are the same module.
@@ -129,7 +148,19 @@ impl Module {
     /// # Errors
     /// `TooLarge` and `InvalidRequest` for a message that nobody takes; else the refusal of
     /// the edge hub. After `TimedOut` and `Unavailable` sending it again is right.
-    pub async fn send(&self, output: &str, mut message: Message) -> Result<(), Refusal> {
+    pub async fn send(&self, output: &str, message: Message) -> Result<(), Refusal> {
+        self.hand_over(output, message).await?.await
+    }
+
+    /// Hands `message` over for sending by `output` and waits only for room, so that many
+    /// messages are on their way at once. The receipt says when it is on the disk of the edge
+    /// hub; who does not ask it never learns of a refusal.
+    ///
+    /// Messages arrive in the order of these calls, those of [`Module::send`] included.
+    ///
+    /// # Errors
+    /// `TooLarge` and `InvalidRequest` for a message that nobody takes.
+    pub async fn hand_over(&self, output: &str, mut message: Message) -> Result<Receipt, Refusal> {
         if output.is_empty() {
             return Err(Refusal::new(RefusalKind::InvalidRequest, "an output has a name"));
         }
@@ -138,7 +169,8 @@ impl Module {
             return Err(Refusal::new(RefusalKind::TooLarge, reason));
         }
         message.system.output_name = Some(output.into());
-        self.shared.ask(DeviceRequest::SendTelemetry(Box::new(message))).await.map(drop)
+        let request = DeviceRequest::SendTelemetry(Box::new(message));
+        Ok(Receipt(self.shared.hand_over(request).await))
     }
 
     /// Listens to all inputs. A later call takes over from an earlier one.

@@ -10,7 +10,9 @@ use model::feature::Feature;
 use model::refusal::Refusal;
 use model::time::Tick;
 use model::twin::TwinPatch;
-use model::waist::{Answer, Batch, Credit, DeviceEvent, DeviceRequest, DeviceSession, ask};
+use model::waist::{
+    Answer, Batch, Completion, Credit, DeviceEvent, DeviceRequest, DeviceSession, Full,
+};
 use model::world::World;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     /// Something is to be done by the upkeep.
     pub(crate) upkeep: Notify,
     pub(crate) state: Mutex<State>,
+    /// Whose turn it is to hand over a request.
+    turn: tokio::sync::Mutex<()>,
     unsettled: AtomicU16,
 }
 
@@ -75,6 +79,7 @@ impl Shared {
             pump: Notify::new(),
             upkeep: Notify::new(),
             state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
             unsettled: AtomicU16::new(0),
         }
     }
@@ -90,7 +95,23 @@ impl Shared {
 
     /// Asks, and waits for the answer.
     pub(crate) async fn ask(&self, request: DeviceRequest) -> Result<Answer, Refusal> {
-        ask(&*self.session, request, self.deadline()).await
+        self.hand_over(request).await.only().await
+    }
+
+    /// Hands a request to the session in its turn, waiting for room, but not for the answer.
+    pub(crate) async fn hand_over(&self, request: DeviceRequest) -> Completion {
+        let deadline = self.deadline();
+        let mut batch = Batch::from(request);
+        // One at a time: requests go in the order in which they came, and a session without
+        // room wakes only the one that asked last.
+        let _turn = self.turn.lock().await;
+        loop {
+            match self.session.submit(batch, deadline) {
+                Ok(completion) => return completion,
+                Err(Full(back)) => batch = back,
+            }
+            poll_fn(|cx| self.session.poll_ready(cx)).await;
+        }
     }
 
     /// Asks without caring for the answer. Without room nothing is asked: what is told this

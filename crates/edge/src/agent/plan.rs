@@ -53,6 +53,8 @@ pub enum State {
     Ended(Exit),
     /// Broken beyond starting; only removing helps.
     Dead,
+    /// Starting or ending right now; soon the engine can tell.
+    Unknown,
 }
 
 /// What is remembered about a module between passes.
@@ -125,6 +127,9 @@ pub struct Plan {
     /// Look again after this span even if nothing happens.
     pub wake: Option<Duration>,
 }
+
+/// When to look again at a module of which nothing is known.
+const UNKNOWN_LOOK: Duration = Duration::from_millis(200);
 
 /// Modules by name, as desired.
 pub type Desired = BTreeMap<ModuleName, Wanted>;
@@ -223,6 +228,7 @@ impl One<'_> {
         let name = || self.name.clone();
         match (self.wanted.status, state) {
             (_, State::Dead) => self.push(plan, &[Command::Remove(name())]),
+            (_, State::Unknown) => soonest(plan, UNKNOWN_LOOK),
             (DesiredStatus::Stopped, State::Running(_)) => {
                 self.push(plan, &[Command::Stop(name())]);
             }

@@ -709,21 +709,20 @@ fn sides(
         if modules().any(|(known, _)| *known == name) && !specs.contains_key(&name) {
             continue;
         }
-        if let Some(state) = state_of(one) {
-            observed.insert(name, Current { spec: one.spec_digest.as_str().into(), state });
-        }
+        let state = state_of(one);
+        observed.insert(name, Current { spec: one.spec_digest.as_str().into(), state });
     }
     (desired, observed)
 }
 
-/// What the plan sees; none if the engine cannot tell, and then nothing is done about it.
-fn state_of(one: &ModuleState) -> Option<State> {
+/// What the plan sees.
+fn state_of(one: &ModuleState) -> State {
     match one.status {
-        ModuleStatus::Created => Some(State::Created),
-        ModuleStatus::Running => Some(State::Running(one.started_at.map(WallTime))),
-        ModuleStatus::Exited => Some(State::Ended(exit_of(one))),
-        ModuleStatus::Dead => Some(State::Dead),
-        ModuleStatus::Unknown => None,
+        ModuleStatus::Created => State::Created,
+        ModuleStatus::Running => State::Running(one.started_at.map(WallTime)),
+        ModuleStatus::Exited => State::Ended(exit_of(one)),
+        ModuleStatus::Dead => State::Dead,
+        ModuleStatus::Unknown => State::Unknown,
     }
 }
 

@@ -131,9 +131,19 @@ impl Identities {
         for (name, keys) in &all {
             self.links.link(&IdentityId::module(&self.device, name)).set_key(keys.primary.clone());
         }
-        let own = own_names();
-        self.router.set_modules(all.into_iter().filter(|(name, _)| !own.contains(name)).collect());
+        self.router.set_modules(with_sessions(&all));
     }
+}
+
+/// The modules among `all` that have sessions with the router: those of the runtime have none.
+pub(crate) fn with_sessions(
+    all: &BTreeMap<ModuleName, ModuleKeys>,
+) -> BTreeMap<ModuleName, ModuleKeys> {
+    let mut modules = all.clone();
+    for name in own_names() {
+        modules.remove(&name);
+    }
+    modules
 }
 
 fn own_names() -> [ModuleName; 2] {

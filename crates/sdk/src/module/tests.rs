@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use model::id::IdentityId;
 use model::method::{MethodCallId, MethodRequest, MethodResponse};
@@ -29,6 +29,10 @@ struct Played {
     /// Refuse that many requests from now on.
     refuse: usize,
     credit: u16,
+    /// Requests that are taken before there is no room; none means always room.
+    room: Option<usize>,
+    /// Who asked last whether there is room.
+    waits: Option<Waker>,
     waker: Option<Waker>,
 }
 
@@ -50,6 +54,14 @@ impl Script {
         let waker = played.waker.take();
         drop(played);
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn make_room(&self) {
+        let mut played = self.played();
+        played.room = Some(1);
+        let waits = played.waits.take();
+        drop(played);
+        waits.into_iter().for_each(Waker::wake);
     }
 
     /// Waits until `count` requests were told, and gives them all.
@@ -101,6 +113,11 @@ impl DeviceSession for Script {
 
     fn submit(&self, batch: Batch, _: Tick) -> Result<Completion, Full> {
         let mut played = self.played();
+        match &mut played.room {
+            Some(0) => return Err(Full(batch)),
+            Some(room) => *room -= 1,
+            None => {}
+        }
         let mut answers = Vec::new();
         for request in batch.0 {
             played.told.push(words(&request));
@@ -123,8 +140,13 @@ impl DeviceSession for Script {
         Ok(Completion::ready(answers))
     }
 
-    fn poll_ready(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut played = self.played();
+        if played.room != Some(0) {
+            return Poll::Ready(());
+        }
+        played.waits = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn poll_event(&self, cx: &mut Context<'_>, credit: Credit) -> Poll<DeviceEvent> {
@@ -213,6 +235,31 @@ async fn a_message_leaves_by_its_output_and_is_answered() {
     let refusal = bench.module.send("out", large).await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::TooLarge);
     assert_eq!(bench.script.told(2).await.len(), 2, "the last two were not sent");
+}
+
+#[tokio::test]
+async fn messages_handed_over_by_many_tasks_wait_for_room_in_order_and_none_is_forgotten() {
+    let bench = bench();
+    bench.script.make_room();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let module = bench.module.clone();
+        tasks.spawn(async move {
+            let message = Message { body: format!("{number}").into(), ..Message::default() };
+            module.hand_over("out", message).await?.await
+        });
+        // The task has run as far as it can before the next is made.
+        tokio::task::yield_now().await;
+    }
+    for told in 1..=50 {
+        bench.script.told(told).await;
+        bench.script.make_room();
+    }
+    while let Some(sent) = tasks.join_next().await {
+        sent.unwrap().unwrap();
+    }
+    let expected: Vec<String> = (0..50).map(|number| format!("send out {number}")).collect();
+    assert_eq!(bench.script.told(50).await, expected);
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ fn desired(text: &str) -> Desired {
         .collect()
 }
 
-/// `name:spec[=state]`; states are up, made, dead, ok<seconds ago>, bad<seconds ago>.
+/// `name:spec[=state]`; states are up, made, dead, unknown, ok<seconds ago>, bad<seconds ago>.
 fn current(text: &str) -> Observed {
     text.split_whitespace()
         .map(|word| {
@@ -45,6 +45,7 @@ fn current(text: &str) -> Observed {
                 ("up", _) => State::Running(Some(NOW.wall)),
                 ("made", _) => State::Created,
                 ("dead", _) => State::Dead,
+                ("unknown", _) => State::Unknown,
                 (_, ("ok", ago)) => ended(false, ago),
                 (_, ("ba", ago)) => ended(true, ago.trim_start_matches('d')),
                 _ => panic!("{state}"),
@@ -111,6 +112,16 @@ fn what_is_as_desired_is_left_alone() {
     assert_eq!(check("a:1 b:1", "a:1 b:1", "", &[]), None);
     assert_eq!(check("", "", "", &[]), None);
     check("a:1=stopped b:1=stopped", "a:1=made b:1=bad1", "", &[]);
+}
+
+#[test]
+fn a_module_that_is_just_ending_is_neither_made_again_nor_forgotten() {
+    for memory in ["", "a+1", "a+1?"] {
+        let wake = check("a:1", "a:1=unknown", memory, &[]);
+        assert!(wake.is_some_and(|wake| wake < Duration::from_secs(1)), "{memory}: {wake:?}");
+    }
+    check("a:2", "a:1=unknown", "a+2", &["remove a", "create a", "start a"]);
+    check("", "a:1=unknown", "", &["remove a"]);
 }
 
 #[test]
