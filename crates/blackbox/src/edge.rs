@@ -116,7 +116,8 @@ impl Edge {
         fs::write(&path, config)?;
         // It holds a key.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        let mut edge = Self { folder, device: device.to_owned(), address, options, process: None, starts: 0 };
+        let mut edge =
+            Self { folder, device: device.to_owned(), address, options, process: None, starts: 0 };
         edge.start_again()?;
         Ok(edge)
     }
@@ -202,8 +203,7 @@ impl Edge {
 
     /// The engine helper of the process that was started, if there is one.
     pub fn helper(&self) -> Option<u32> {
-        let is_helper =
-            |pid: &u32| process::command_line(*pid).iter().any(|word| word == "engine");
+        let is_helper = |pid: &u32| process::command_line(*pid).iter().any(|word| word == "engine");
         process::all().into_iter().filter(is_helper).find(|pid| self.owns(*pid))
     }
 
@@ -290,7 +290,9 @@ impl Edge {
     pub fn wait_killed(&mut self) -> Result<()> {
         let status = wait::until("the runtime to be killed", END, || self.ended())?;
         self.process = None;
-        ensure!(status.signal() == Some(9), "the runtime ended by itself, with {status}");
+        // A launcher passes on how the runtime ended.
+        let killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
+        ensure!(killed, "the runtime ended by itself, with {status}");
         Ok(())
     }
 

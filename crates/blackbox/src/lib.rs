@@ -15,4 +15,5 @@ pub mod proxy;
 pub mod python;
 pub mod seed;
 pub mod trace;
+pub mod up;
 pub mod wait;

@@ -20,6 +20,12 @@ pub fn has_environment(pid: u32, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(name, value)| found.contains(&format!("{name}={value}")))
 }
 
+/// Whether its command line or its environment speaks of `words`.
+pub fn mentions(pid: u32, words: &str) -> bool {
+    let own = ["cmdline", "environ"].map(|file| strings(&format!("/proc/{pid}/{file}")));
+    own.iter().flatten().any(|word| word.contains(words))
+}
+
 /// Who started it, or inherited it.
 pub fn parent(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

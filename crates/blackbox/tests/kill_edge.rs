@@ -32,6 +32,8 @@ const KILLS_AFTER_ACK: u64 = 10;
 /// How soon after an acknowledgement a kill counts as one, and how many must be.
 const AFTER_ACK_MAX: Duration = Duration::from_millis(2);
 const AFTER_ACK_MIN: u64 = 5;
+/// Most kills of one kind; a busy machine may need more of them to make enough that are soon.
+const KILLS_MAX: u64 = 80;
 /// Messages without which the run proves too little.
 const MESSAGES_MIN: u64 = 100_000;
 /// Messages that each sender may send from one kill to the next.
@@ -71,6 +73,15 @@ struct Plan {
     after_ack: bool,
 }
 
+/// Kills of one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    all: u64,
+    /// Within [`AFTER_ACK_MAX`] of an acknowledgement.
+    soon: u64,
+    spent: Duration,
+}
+
 struct Sender {
     module: String,
     oracle: Oracle,
@@ -90,27 +101,23 @@ fn kills_of_every_part_lose_and_reorder_nothing_that_a_module_saw_acknowledged()
     let mut seed = Seed::announced("kill_edge");
     let mut place = Place::start(scratch.path())?;
     println!("kill_edge: {SENDERS} modules send after {} s", start.elapsed().as_secs());
-    let soon = place.kill_many(&mut seed)?;
+    let kills = place.kill_many(&mut seed)?;
     place.allow(MESSAGES_MIN.div_ceil(u64::try_from(SENDERS)?).saturating_sub(place.allowed));
     let sent = place.finish()?;
-    println!(
-        "kill_edge: {} kills of each kind, {sent} messages acknowledged, {} s",
-        KILLS_ANY_TIME + KILLS_AFTER_ACK,
-        start.elapsed().as_secs()
-    );
+    println!("kill_edge: {kills:?}, {sent} messages acknowledged, {} s", start.elapsed().as_secs());
     let repeats = place.compare()?;
-    let kills = KILLS_ANY_TIME + KILLS_AFTER_ACK;
-    let repeats_max: u64 = KINDS.iter().map(|kind| kills * kind.repeats_max()).sum();
+    let repeats_max: u64 =
+        kills.iter().map(|(kind, counted)| counted.all * kind.repeats_max()).sum();
     println!(
-        "kill_edge: every first copy is there and in order, {repeats} repeats (≤ {repeats_max}); \
-         kills within {} ms of an acknowledgement: {soon:?}; {} s",
-        AFTER_ACK_MAX.as_millis(),
+        "kill_edge: every first copy is there and in order, {repeats} repeats (≤ {repeats_max}), \
+         {} s",
         start.elapsed().as_secs()
     );
     ensure!(repeats <= repeats_max, "{repeats} repeats; at most {repeats_max}");
     for kind in KINDS {
-        let count = soon.get(&kind).copied().unwrap_or(0);
-        ensure!(count >= AFTER_ACK_MIN, "only {count} kills of {kind:?} soon after an answer");
+        let counted = kills.get(&kind).copied().unwrap_or_default();
+        let enough = counted.all >= KILLS_ANY_TIME + KILLS_AFTER_ACK;
+        ensure!(enough && counted.soon >= AFTER_ACK_MIN, "too few kills of {kind:?}: {counted:?}");
     }
     ensure!(sent >= MESSAGES_MIN, "only {sent} messages");
     place.edge.stop()?;
@@ -174,27 +181,31 @@ impl Place {
         })
     }
 
-    /// Kills and starts again; how many kills came within [`AFTER_ACK_MAX`], by kind.
-    fn kill_many(&mut self, seed: &mut Seed) -> Result<BTreeMap<Kind, u64>> {
+    /// Kills and starts again, in an order from the seed; what was done, by kind.
+    fn kill_many(&mut self, seed: &mut Seed) -> Result<BTreeMap<Kind, Counted>> {
         let mut plans = Vec::new();
         for kind in KINDS {
             plans.extend((0..KILLS_ANY_TIME).map(|_| Plan { kind, after_ack: false }));
             plans.extend((0..KILLS_AFTER_ACK).map(|_| Plan { kind, after_ack: true }));
         }
-        let mut soon: BTreeMap<Kind, u64> = BTreeMap::new();
-        let mut spent: BTreeMap<Kind, Duration> = BTreeMap::new();
+        let mut kills: BTreeMap<Kind, Counted> = BTreeMap::new();
         while !plans.is_empty() {
             let at = usize::try_from(seed.below(u64::try_from(plans.len())?))?;
             let plan = plans.swap_remove(at);
             let begun = Instant::now();
             let after = self.kill(plan, seed).with_context(|| format!("{plan:?}"))?;
-            if after.is_some_and(|after| after <= AFTER_ACK_MAX) {
-                *soon.entry(plan.kind).or_default() += 1;
+            let counted = kills.entry(plan.kind).or_default();
+            counted.all += 1;
+            counted.soon += u64::from(after.is_some_and(|after| after <= AFTER_ACK_MAX));
+            counted.spent += begun.elapsed();
+            if plans.is_empty() {
+                let again = kills
+                    .iter()
+                    .find(|(_, counted)| counted.soon < AFTER_ACK_MIN && counted.all < KILLS_MAX);
+                plans.extend(again.map(|(kind, _)| Plan { kind: *kind, after_ack: true }));
             }
-            *spent.entry(plan.kind).or_default() += begun.elapsed();
         }
-        println!("kill_edge: time by kind {spent:?}");
-        Ok(soon)
+        Ok(kills)
     }
 
     /// One kill and the recovery from it; how long after an acknowledgement it came.
@@ -235,7 +246,7 @@ impl Place {
             Kind::Runtime => vec![self.edge.runtime()?],
             Kind::Hub => vec![self.hub.pid()?],
             Kind::All => {
-                let mut all = vec![self.hub.pid()?, self.edge.runtime()?];
+                let mut all = vec![self.hub.pid()?, self.edge.runtime()?, self.edge.pid()?];
                 all.extend(self.edge.helper());
                 all.extend(self.edge.monitors());
                 all.extend(self.senders.iter().flat_map(|one| self.edge.module(&one.module)));

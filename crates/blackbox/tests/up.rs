@@ -1,150 +1,26 @@
 //! `selvedge up` as a new user starts it: hub, device, and the pipeline of containers.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::hub::output;
-use blackbox::place::{binary, free_address};
+use blackbox::place::Scratch;
+use blackbox::up::{DEVICE, LIMIT, Telemetry, Up};
 use blackbox::wait;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_mins(1);
-
-struct Up {
-    data: PathBuf,
-    process: Child,
-}
-
-impl Up {
-    fn start(scratch: &Path, engine: &str) -> Result<Self> {
-        let data = scratch.join("d");
-        let log =
-            std::fs::File::options().create(true).append(true).open(scratch.join("up.log"))?;
-        let mut command = Command::new(binary("selvedge")?);
-        command.arg("--data").arg(&data).args(["up", "--engine", engine]);
-        if engine == "embedded" {
-            let images = std::env::var_os("SELVEDGE_IMAGES").context("SELVEDGE_IMAGES")?;
-            command.arg("--images").arg(images);
-        } else {
-            command.arg("--gateway").arg(free_address()?.to_string());
-        }
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
-        Ok(Self { data, process })
-    }
-
-    fn command(&self, args: &[&str]) -> Result<String> {
-        let mut command = Command::new(binary("selvedge")?);
-        command.arg("--data").arg(&self.data).args(args);
-        let done = output(command, LIMIT)?;
-        ensure!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
-        Ok(String::from_utf8(done.stdout)?)
-    }
-
-    /// The sequence numbers of `host-sensor`'s readings in the hub's log, at least `count`.
-    fn readings(&self, count: usize) -> Result<Vec<u64>> {
-        let wanted = (count * 3).to_string();
-        let args = ["-o", "jsonl", "monitor", "--from", "start", "--count", &wanted];
-        let text = self.command(&args)?;
-        let bodies = text.lines().filter_map(|line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            let from = message.get("moduleId")?.as_str()? == "host-sensor";
-            let body: Value = serde_json::from_str(message.get("body")?.as_str()?).ok()?;
-            from.then_some(())?;
-            body.get("cpu")?.get("percent")?.as_f64()?;
-            body.get("seq")?.as_u64()
-        });
-        Ok(bodies.collect())
-    }
-
-    fn interrupt(mut self) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.process.id())?), Signal::SIGINT)?;
-        wait::until("up ends after an interrupt", LIMIT, || {
-            Ok(self.process.try_wait()?.map(drop))
-        })?;
-        let status = self.process.try_wait()?.context("it ended")?;
-        ensure!(status.success(), "up ended with {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        // Of a failed test; the device runtime ends on its own signal.
-        let runtime = std::fs::read(self.data.join("edge/edge.json")).ok();
-        let runtime = runtime.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let pid = runtime.and_then(|value| i32::try_from(value.get("pid")?.as_i64()?).ok());
-        if let (Ok(None), Some(pid)) = (self.process.try_wait(), pid) {
-            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
-        }
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-/// Processes whose command line holds `words`.
-fn processes(words: &str) -> Result<usize> {
-    let mut count = 0;
-    for entry in std::fs::read_dir("/proc")? {
-        let line = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
-        count += usize::from(String::from_utf8_lossy(&line).contains(words));
-    }
-    Ok(count)
-}
-
-/// Interfaces of this machine that are marked with a folder below `data`.
-fn interfaces(data: &str) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir("/sys/class/net")? {
-        let alias = std::fs::read_to_string(entry?.path().join("ifalias")).unwrap_or_default();
-        if alias.starts_with(data) {
-            all.push(alias.trim().to_owned());
-        }
-    }
-    Ok(all)
-}
-
-fn the_pipeline_runs_on(engine: &str) -> Result<()> {
-    // Short, because paths of Unix sockets are; the clone may lie anywhere.
-    let scratch = tempfile::Builder::new().prefix("up").tempdir_in("/tmp")?;
-    let up = Up::start(scratch.path(), engine)?;
-    wait::until("the hub serves", LIMIT, || Ok(up.command(&["device", "list"]).ok()))?;
-    if engine == "embedded" {
-        let data = up.data.display().to_string();
-        wait::until("the containers' bridge", LIMIT, || Ok(interfaces(&data)?.pop()))?;
-    }
-    let seen = up.readings(4)?;
-    ensure!(seen.len() >= 3, "few readings came: {seen:?}");
-    ensure!(seen.windows(2).all(|two| two[1] == two[0] + 1), "readings out of order: {seen:?}");
-
-    // A threshold that silences everything is obeyed by the living module.
-    let parameters = r#"{"threshold": 1000000, "history": 30}"#;
-    up.command(&["twin", "set", "this-machine", "-m", "anomaly", "--desired", parameters])?;
-    wait::until("the module reports the new threshold", LIMIT, || {
-        let twin = up.command(&["-o", "json", "twin", "get", "this-machine", "-m", "anomaly"])?;
-        let twin: Value = serde_json::from_str(&twin)?;
-        let value = twin.pointer("/properties/reported/threshold/value").and_then(Value::as_f64);
-        Ok((value == Some(1_000_000.0)).then_some(()))
-    })?;
-
-    // Both modules' logs come through the hub by the built-in method.
-    for module in ["host-sensor", "anomaly"] {
-        let ask = format!(
-            r#"{{"schemaVersion":"1.0","items":{{"id":"{module}","filter":{{"tail":20}}}},"encoding":"none","contentType":"text"}}"#
-        );
-        let args = ["method", "this-machine", "-m", "$edgeAgent", "GetModuleLogs", &ask];
-        let answer = up.command(&args)?;
-        ensure!(answer.contains("module starts"), "{module}'s log: {answer}");
-    }
-    let data = up.data.display().to_string();
-    up.interrupt()?;
-    wait::until("no process of it is left", LIMIT, || Ok((processes(&data)? == 0).then_some(())))?;
-    ensure!(interfaces(&data)?.is_empty(), "left behind: {:?}", interfaces(&data)?);
-    scratch.close().context("removing the scratch folder")
-}
+/// A threshold that no score reaches.
+const SILENT: f64 = 1e6;
+/// Thresholds from the most sensitive on; a machine that is busy with other things needs more.
+const THRESHOLDS: [f64; 5] = [6.0, 12.0, 25.0, 50.0, 100.0];
+/// Processors as busy as this have no room for a burden that shows.
+const CPU_BUSY_PERCENT: f64 = 60.0;
+/// Readings without an anomaly that count as quiet.
+const QUIET: u64 = 8;
+/// Longest time that a burden lasts.
+const BURDEN_MAX: Duration = Duration::from_mins(1);
 
 #[test]
 fn containers_run_the_pipeline_and_the_hub_sees_every_reading_in_order() -> Result<()> {
@@ -154,4 +30,217 @@ fn containers_run_the_pipeline_and_the_hub_sees_every_reading_in_order() -> Resu
 #[test]
 fn the_process_engine_runs_the_same_pipeline() -> Result<()> {
     the_pipeline_runs_on("process")
+}
+
+fn the_pipeline_runs_on(engine: &'static str) -> Result<()> {
+    let scratch = Scratch::short("up")?;
+    let mut up = Up::start(scratch.path(), engine)?;
+    if engine == "embedded" {
+        wait::until("the containers' bridge", LIMIT, || Ok(up.interfaces()?.pop()))?;
+    }
+    let telemetry = up.follow()?;
+    let seen = wait_for_readings(&telemetry, 4)?;
+    ensure!(seen.iter().all(|body| body["cpu"]["percent"].is_number()), "{seen:?}");
+    ensure!(follows(&seen), "readings out of order: {seen:?}");
+
+    // A threshold that silences everything is obeyed by the living module.
+    up.set("anomaly", &json!({ "threshold": SILENT, "history": 30 }))?;
+
+    // Both modules' logs come through the hub by the built-in method.
+    for module in ["host-sensor", "anomaly"] {
+        let ask = json!({
+            "schemaVersion": "1.0", "items": { "id": module, "filter": { "tail": 20 } },
+            "encoding": "none", "contentType": "text",
+        });
+        let ask = ask.to_string();
+        let args = ["method", DEVICE, "-m", "$edgeAgent", "GetModuleLogs", &ask];
+        let answer = up.command(&args)?;
+        ensure!(answer.contains("module starts"), "{module}'s log: {answer}");
+    }
+    ends_whole(&mut up, telemetry)?;
+    drop(up);
+    scratch.passed()
+}
+
+/// Ctrl-C, after which nothing but the data is left.
+fn ends_whole(up: &mut Up, telemetry: Telemetry) -> Result<()> {
+    drop(telemetry);
+    up.interrupt()?;
+    let remains = up.remains()?;
+    ensure!(remains.is_empty(), "left behind:\n{}", remains.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn a_burden_is_an_anomaly_until_the_threshold_says_otherwise() -> Result<()> {
+    let scratch = Scratch::short("up")?;
+    let mut up = Up::start(scratch.path(), "embedded")?;
+    let telemetry = up.follow()?;
+    let metric = metric(&telemetry)?;
+    up.set("anomaly", &json!({ "metrics": [metric], "history": 10 }))?;
+    let threshold = quiet_threshold(&up, &telemetry)?;
+
+    let before = last(&telemetry)?;
+    let burden = Burden::start()?;
+    let number = |body: &Value, name: &str| body[name].as_f64().unwrap_or(f64::NAN);
+    let found = wait::until("an anomaly of the burden", LIMIT, || {
+        // More, not less: that is the burden.
+        let rises = |body: &Value| number(body, "value") > number(body, "median");
+        Ok(anomalies(&telemetry, before).into_iter().find(rises))
+    })?;
+    println!("burden: quiet at threshold {threshold}, then {found}");
+    ensure!(number(&found, "score") > threshold && found["metric"] == metric, "{found}");
+    ensure!(found["threshold"].as_f64() == Some(threshold), "{found}");
+    drop(burden);
+
+    // The same burden again; the threshold is so high now that nobody minds.
+    up.set("anomaly", &json!({ "threshold": SILENT }))?;
+    let silent = last(&telemetry)? + 1;
+    wait_for(&telemetry, silent + 2)?;
+    let burden = Burden::start()?;
+    wait_for(&telemetry, silent + 2 + QUIET)?;
+    drop(burden);
+    let found = anomalies(&telemetry, silent);
+    ensure!(found.is_empty(), "anomalies though nothing should be one: {found:?}");
+    ends_whole(&mut up, telemetry)?;
+    drop(up);
+    scratch.passed()
+}
+
+/// What shows a burden: the processors, unless this machine keeps them busy anyway; then the
+/// memory that the burden takes as well.
+fn metric(telemetry: &Telemetry) -> Result<&'static str> {
+    let readings = wait_for_readings(telemetry, 5)?;
+    let percent = |body: &Value| body["cpu"]["percent"].as_f64().unwrap_or(100.0);
+    let busy = readings.iter().map(percent).fold(0.0, f64::max);
+    Ok(if busy < CPU_BUSY_PERCENT { "cpu.percent" } else { "memory.usedPercent" })
+}
+
+/// The least threshold at which this machine, as busy as it is, has no anomalies.
+fn quiet_threshold(up: &Up, telemetry: &Telemetry) -> Result<f64> {
+    for threshold in THRESHOLDS {
+        up.set("anomaly", &json!({ "threshold": threshold }))?;
+        let from = last(telemetry)?.max(12);
+        wait_for(telemetry, from + QUIET)?;
+        if anomalies(telemetry, from + 1).is_empty() {
+            return Ok(threshold);
+        }
+    }
+    Ok(THRESHOLDS[THRESHOLDS.len() - 1])
+}
+
+/// The sequence number of the newest reading.
+fn last(telemetry: &Telemetry) -> Result<u64> {
+    let readings = wait_for_readings(telemetry, 1)?;
+    readings.last().and_then(|body| body["seq"].as_u64()).context("no seq")
+}
+
+fn wait_for(telemetry: &Telemetry, seq: u64) -> Result<()> {
+    let what = format!("reading {seq}");
+    wait::until(&what, LIMIT, || Ok((last(telemetry)? >= seq).then_some(())))
+}
+
+fn wait_for_readings(telemetry: &Telemetry, count: usize) -> Result<Vec<Value>> {
+    wait::until("readings", LIMIT, || {
+        let seen = telemetry.of("host-sensor", "readings");
+        Ok((seen.len() >= count).then_some(seen))
+    })
+}
+
+/// Anomalies in readings after `seq`.
+fn anomalies(telemetry: &Telemetry, seq: u64) -> Vec<Value> {
+    let mut found = telemetry.of("anomaly", "anomalies");
+    found.retain(|body| body["seq"].as_u64().is_some_and(|found| found > seq));
+    found
+}
+
+/// Whether the readings are of one life of the sensor and none is missing.
+fn follows(readings: &[Value]) -> bool {
+    readings.windows(2).all(|two| {
+        let seq = |body: &Value| body["seq"].as_u64().unwrap_or(0);
+        two[0]["run"] == two[1]["run"] && seq(&two[1]) == seq(&two[0]) + 1
+    })
+}
+
+/// Work for every core, and a twelfth of the memory taken, until dropped.
+struct Burden {
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Burden {
+    fn start() -> Result<Self> {
+        let memory = std::fs::read_to_string("/proc/meminfo")?;
+        let total = memory.split_ascii_whitespace().nth(1).context("MemTotal")?.parse::<usize>()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = |bytes: usize| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let (start, held) = (Instant::now(), vec![1_u8; bytes]);
+                let mut sum = 0_u64;
+                while !stop.load(Ordering::Relaxed) && start.elapsed() < BURDEN_MAX {
+                    sum = held.iter().take(4096).fold(sum, |sum, byte| sum ^ u64::from(*byte));
+                }
+                std::hint::black_box((sum, held));
+            })
+        };
+        let cores = thread::available_parallelism()?.get();
+        let mut workers = vec![worker(total * 1024 / 12)];
+        workers.extend((0..cores).map(|_| worker(4096)));
+        Ok(Self { stop, workers })
+    }
+}
+
+impl Drop for Burden {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            // It has no result that could be wrong.
+            worker.join().ok();
+        }
+    }
+}
+
+#[test]
+fn a_killed_up_leaves_its_modules_running_and_the_next_one_adopts_them() -> Result<()> {
+    let scratch = Scratch::short("up")?;
+    let mut up = Up::start(scratch.path(), "embedded")?;
+    let telemetry = up.follow()?;
+    wait_for_readings(&telemetry, 3)?;
+    let pids = |up: &Up| ["host-sensor", "anomaly"].map(|module| up.module(module));
+    let before = pids(&up);
+    ensure!(before.iter().all(|pids| pids.len() == 1), "one process each: {before:?}");
+
+    let second = up.second()?;
+    let said = String::from_utf8(second.stderr)?;
+    ensure!(!second.status.success(), "a second up on the same folder: {said}");
+    let holder = format!("process {} already runs", up.pid()?);
+    ensure!(said.contains(&holder), "{holder:?} was not said: {said}");
+    ensure!(pids(&up) == before, "the second up touched what runs");
+
+    let seen = last(&telemetry)?;
+    up.kill()?;
+    drop(telemetry);
+    ensure!(pids(&up) == before, "modules ended with up");
+    up.start_again()?;
+    let telemetry = up.follow()?;
+    wait_for(&telemetry, seen + 4)?;
+    ensure!(pids(&up) == before, "{:?} run instead of {before:?}", pids(&up));
+    let readings = telemetry.of("host-sensor", "readings");
+    ensure!(follows(&firsts(&readings)), "readings of two lives do not join: {readings:?}");
+    ends_whole(&mut up, telemetry)?;
+    drop(up);
+    scratch.passed()
+}
+
+/// Each reading once: what was on its way at the kill may come again.
+fn firsts(readings: &[Value]) -> Vec<Value> {
+    let mut firsts: Vec<Value> = Vec::new();
+    for reading in readings {
+        let is_new = |last: &Value| reading["seq"].as_u64() > last["seq"].as_u64();
+        if firsts.last().is_none_or(is_new) {
+            firsts.push(reading.clone());
+        }
+    }
+    firsts
 }

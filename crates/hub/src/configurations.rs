@@ -11,6 +11,7 @@ use api::configuration::ContentFault;
 use model::id::ModuleName;
 use model::manifest::{InvalidManifest, Manifest};
 use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::route::Endpoint;
 use model::router_plan::{InvalidRoutes, RouterPlan};
 use model::twin::limits::{self, PROPERTIES_BYTES_MAX};
 use serde_json::{Map, Value};
@@ -21,7 +22,7 @@ const DESIRED: &str = "properties.desired";
 
 /// Reads a content, or tells everything that is wrong with it.
 pub(crate) fn parse(body: &[u8]) -> Result<Deployment, Vec<ContentFault>> {
-    let content: Value = serde_json::from_slice(body)
+    let content = model::json::parse(body)
         .map_err(|error| vec![fault("json", None, None, error.to_string())])?;
     faults_of(&content)
 }
@@ -65,6 +66,7 @@ fn read_modules(
     deployment: &mut Deployment,
     faults: &mut Vec<ContentFault>,
 ) {
+    let mut sinks = Vec::new();
     for (text, content) in modules {
         let name = match text.parse::<ModuleName>() {
             Ok(name) => name,
@@ -86,12 +88,12 @@ fn read_modules(
                     deployment.modules = Some(manifest.modules.into_keys().collect());
                 }
             }
-            EDGE_HUB => read_routes(desired, faults),
+            EDGE_HUB => sinks = read_routes(desired, faults),
             _ => {}
         }
         deployment.desired.push((name, desired.clone()));
     }
-    check_names(deployment, faults);
+    check_names(deployment, &sinks, faults);
 }
 
 fn desired_of<'a>(
@@ -135,22 +137,41 @@ fn read_manifest(desired: &Map<String, Value>, faults: &mut Vec<ContentFault>) -
     }
 }
 
-fn read_routes(desired: &Map<String, Value>, faults: &mut Vec<ContentFault>) {
+fn read_routes(
+    desired: &Map<String, Value>,
+    faults: &mut Vec<ContentFault>,
+) -> Vec<(Box<str>, ModuleName)> {
     match RouterPlan::parse(desired) {
-        Ok(_) => {}
+        Ok(plan) => return sinks(plan),
         Err(InvalidRoutes::Schema(words)) => {
             faults.push(fault("schema", Some(EDGE_HUB), Some("schemaVersion"), words));
         }
-        Err(InvalidRoutes::Fields(all)) => faults.extend(all.into_iter().map(|words| {
-            let path = words.split(": ").next().unwrap_or_default().to_owned();
+        Err(InvalidRoutes::Fields(all)) => faults.extend(all.into_iter().map(|text| {
+            let (path, words) = text.split_once(": ").unwrap_or(("", &text));
             let code = if path.starts_with("routes") { "route" } else { "manifest" };
-            fault(code, Some(EDGE_HUB), Some(&path), words)
+            fault(code, Some(EDGE_HUB), Some(path), words)
         })),
     }
+    Vec::new()
 }
 
-/// A twin for a module that the manifest does not name is a typing error.
-fn check_names(deployment: &Deployment, faults: &mut Vec<ContentFault>) {
+/// Modules that routes lead to, each with the name of a route.
+fn sinks(plan: RouterPlan) -> Vec<(Box<str>, ModuleName)> {
+    let routes = plan.routes.into_iter();
+    let each = routes.filter_map(|(name, route)| match route.endpoint {
+        Endpoint::ModuleInput { module, .. } => Some((name, module)),
+        Endpoint::Upstream => None,
+    });
+    each.collect()
+}
+
+/// A twin for a module that the manifest does not name is a typing error, and so is a route to
+/// one: what it carries would fill the device's disk until it expires.
+fn check_names(
+    deployment: &Deployment,
+    sinks: &[(Box<str>, ModuleName)],
+    faults: &mut Vec<ContentFault>,
+) {
     let Some(modules) = &deployment.modules else { return };
     for (name, _) in &deployment.desired {
         let known = [EDGE_AGENT, EDGE_HUB].contains(&name.as_str()) || modules.contains(name);
@@ -158,6 +179,10 @@ fn check_names(deployment: &Deployment, faults: &mut Vec<ContentFault>) {
             let words = "$edgeAgent names no such module";
             faults.push(fault("unknownModule", Some(name.as_str()), None, words));
         }
+    }
+    for (route, module) in sinks.iter().filter(|(_, module)| !modules.contains(module)) {
+        let words = format!("leads to module {module}, which $edgeAgent does not name");
+        faults.push(fault("route", Some(EDGE_HUB), Some(&format!("routes.{route}")), words));
     }
 }
 

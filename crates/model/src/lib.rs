@@ -17,6 +17,7 @@ pub mod message;
 pub mod method;
 pub mod twin;
 
+pub mod json;
 pub mod manifest;
 pub mod query;
 pub mod route;

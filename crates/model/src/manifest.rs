@@ -504,7 +504,7 @@ fn create_options(fields: &mut Fields<'_>, faults: &mut Faults) -> Map<String, V
     if text.trim().is_empty() {
         return Map::new();
     }
-    match serde_json::from_str::<Value>(&text) {
+    match crate::json::parse(text.as_bytes()) {
         Ok(Value::Object(object)) => return object,
         // The Docker tools write "null" for "nothing".
         Ok(Value::Null) => {}

@@ -33,9 +33,18 @@ struct Link {
 /// An engine in the helper process.
 pub struct HelperClient {
     link: Arc<Link>,
-    /// The last state a caller of `changed` was told of.
-    seen: AsyncMutex<u64>,
+    looking: AsyncMutex<Looking>,
     world: World,
+}
+
+/// What `changed` knows from call to call.
+#[derive(Default)]
+struct Looking {
+    /// The last state that a caller was told of.
+    seen: u64,
+    /// The question that is open. A caller that goes away leaves it to the next: the helper
+    /// would go on with it anyway, and with many of them has room for nothing else.
+    open: Option<Boxed<'static, EngineResult<u64>>>,
 }
 
 impl std::fmt::Debug for HelperClient {
@@ -67,7 +76,7 @@ pub fn connect(socket: OwnedFd, world: World) -> io::Result<HelperClient> {
     });
     let writer = AsyncMutex::new(writer);
     let link = Arc::new(Link { writer, waiting, next: AtomicU64::new(1) });
-    Ok(HelperClient { link, seen: AsyncMutex::new(0), world })
+    Ok(HelperClient { link, looking: AsyncMutex::default(), world })
 }
 
 async fn receive(mut reader: OwnedReadHalf, waiting: &Waiting) -> io::Result<()> {
@@ -188,8 +197,11 @@ impl ModuleRuntime for HelperClient {
         let link = Arc::clone(&self.link);
         let world = self.world.clone();
         let fetch = move |cursor| {
-            let client =
-                Self { link: Arc::clone(&link), seen: AsyncMutex::new(0), world: world.clone() };
+            let client = Self {
+                link: Arc::clone(&link),
+                looking: AsyncMutex::default(),
+                world: world.clone(),
+            };
             let ask = Ask::ReadLog { name: name.clone(), query: query.clone(), cursor };
             client.ask(ask, take!(Page))
         };
@@ -198,12 +210,16 @@ impl ModuleRuntime for HelperClient {
 
     fn changed(&self) -> Boxed<'_, ()> {
         Box::pin(async move {
-            let mut seen = self.seen.lock().await;
+            let mut looking = self.looking.lock().await;
             loop {
-                match self.ask(Ask::Changed { seen: *seen }, take!(Fingerprint)).await {
-                    Ok(now) if now == *seen => {}
+                let seen = looking.seen;
+                let ask = || self.ask(Ask::Changed { seen }, take!(Fingerprint));
+                let answer = looking.open.get_or_insert_with(ask).await;
+                looking.open = None;
+                match answer {
+                    Ok(now) if now == seen => {}
                     Ok(now) => {
-                        *seen = now;
+                        looking.seen = now;
                         return;
                     }
                     // The caller's next request tells what is wrong.

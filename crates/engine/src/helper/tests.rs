@@ -86,3 +86,28 @@ async fn an_engine_behind_a_socket_answers_as_one_in_the_process() {
     let error = client.list().await.unwrap_err();
     assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn callers_that_no_longer_wait_for_changes_leave_room_for_everybody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = ProcessEngine::open(folder.path(), [].into(), world()).unwrap();
+    let engine: Arc<dyn crate::backend::Backend> = Arc::new(engine);
+    let (near, far) = UnixStream::pair().unwrap();
+    let closer = near.try_clone().unwrap();
+    world().spawner.offload(Box::new(move || serve(far.into(), engine, &world()).unwrap()));
+    let client = connect(near.into(), world()).unwrap();
+    // The first look is news; after it nothing changes.
+    client.changed().await;
+    for _ in 0..2 * REQUESTS_MAX {
+        let mut waiting = client.changed();
+        std::future::poll_fn(|cx| {
+            assert!(waiting.as_mut().poll(cx).is_pending(), "nothing has changed");
+            std::task::Poll::Ready(())
+        })
+        .await;
+        drop(waiting);
+        // Answered by the helper after the question for changes has reached it.
+        client.list().await.unwrap();
+    }
+    closer.shutdown(std::net::Shutdown::Both).unwrap();
+}

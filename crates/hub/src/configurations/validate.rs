@@ -14,7 +14,7 @@ use super::{DESIRED, fault, faults_of};
 
 /// Checks `text`; Azure's full configuration document is taken too.
 pub(crate) fn validate(text: &str) -> Validation {
-    let content: Value = match serde_json::from_str(text) {
+    let content: Value = match model::json::parse(text.as_bytes()) {
         Ok(content) => content,
         Err(error) => {
             let mut fault = fault("json", None, None, error.to_string());

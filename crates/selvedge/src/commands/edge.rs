@@ -39,7 +39,7 @@ pub(crate) async fn run(
         }
         return Ok(());
     }
-    let manifest: Value = serde_json::from_str(&text).map_err(|error| {
+    let manifest: Value = model::json::parse(text.as_bytes()).map_err(|error| {
         Failure::new(FailureKind::InvalidManifest, format!("{name} is no JSON: {error}"))
     })?;
     // Both Azure's full configuration document and the bare content are accepted.
