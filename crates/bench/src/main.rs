@@ -9,6 +9,7 @@ mod load;
 mod process;
 mod report;
 mod server;
+mod sse;
 mod start;
 
 use std::path::PathBuf;
@@ -59,6 +60,18 @@ enum Command {
         #[arg(long, default_value_t = 256)]
         payload: usize,
     },
+    /// Memory and CPU of the hub under browsers' live streams, some of which take nothing
+    Sse {
+        /// Streams
+        #[arg(long, default_value_t = 200)]
+        clients: usize,
+        /// Streams of these that are never read
+        #[arg(long, default_value_t = 5)]
+        slow: usize,
+        /// Seconds of load
+        #[arg(long, default_value_t = 45)]
+        seconds: u64,
+    },
     /// Memory of the hub per idle TLS connection, beside mosquitto
     Idle {
         /// Connections; each server and the client need as many descriptors
@@ -77,6 +90,7 @@ impl Command {
     /// Name and title of its section.
     fn section(&self) -> (&'static str, &'static str) {
         match self {
+            Self::Sse { .. } => ("sse", "Live streams of browsers"),
             Self::Ingest { .. } => ("ingest", "Durable QoS 1 ingest"),
             Self::Journal { .. } => ("journal", "Group commit of the journal"),
             Self::Idle { .. } => ("idle", "Memory of an idle TLS connection"),
@@ -98,6 +112,9 @@ fn main() -> ExitCode {
                 }
                 Command::Journal { rounds, seconds, payload } => {
                     group_commit(rounds, Duration::from_secs(seconds), payload)
+                }
+                Command::Sse { clients, slow, seconds } => {
+                    streams(clients, slow, Duration::from_secs(seconds)).await
                 }
                 Command::Idle { connections } => idle(connections).await,
                 Command::Start { rounds } => container_start(rounds),
@@ -189,6 +206,31 @@ async fn ingest(rounds: usize, span: Duration, payload: usize) -> Result<()> {
          syncs nothing. Client and servers share {} cores.",
         span.as_secs(),
         std::thread::available_parallelism().map_or(0, usize::from),
+    ));
+    Ok(())
+}
+
+async fn streams(clients: usize, slow: usize, span: Duration) -> Result<()> {
+    let outcome = sse::run(clients, slow, span).await?;
+    line(
+        "| streams | never read | KiB per stream (PSS) | CPU | CPU, nobody watches | updates/s, fewest | median |",
+    );
+    line("|---|---|---|---|---|---|---|");
+    line(&format!(
+        "| {clients} | {slow} | {:.1} | {:.0} % | {:.0} % | {:.1} | {:.1} |",
+        outcome.kib_each,
+        outcome.cpu_percent,
+        outcome.cpu_alone_percent,
+        outcome.updates.0,
+        outcome.updates.1,
+    ));
+    line(&format!(
+        "\nEach stream watches overview, changes and the telemetry of one device that sends {:.0} \
+         messages/s (QoS 1, synced); CPU in percent of one core of the hub's process, {} s. The \
+         hub's own counters: {}.",
+        outcome.messages_per_second,
+        span.as_secs(),
+        outcome.live,
     ));
     Ok(())
 }

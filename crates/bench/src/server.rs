@@ -36,6 +36,7 @@ pub(crate) struct Server {
     pub(crate) tls: tls::Client,
     host: String,
     password: Option<Secret>,
+    service: Option<(Address, Secret)>,
     child: Child,
     _folder: tempfile::TempDir,
 }
@@ -51,6 +52,11 @@ impl Drop for Server {
 impl Server {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where the service API is, and a token of its owner.
+    pub(crate) fn service(&self) -> Option<(Address, Secret)> {
+        self.service.clone()
     }
 
     /// User name and password of `device`.
@@ -88,7 +94,7 @@ impl Server {
         let key = SymmetricKey::parse(key)?;
         let token = SasToken::sign(&owner.host_name, owner.policy.as_deref(), expiry, &key);
         let https = address(text("https"))?;
-        register(https, &tls, &world, &token, devices).await?;
+        register(https.clone(), &tls, &world, &token, devices).await?;
         let device_key = policy_key(&hub, "device")?;
         let password = SasToken::sign(&owner.host_name, Some("device"), expiry, &device_key);
         Ok(Self {
@@ -97,6 +103,7 @@ impl Server {
             tls,
             host: owner.host_name,
             password: Some(password),
+            service: Some((https, token)),
             child,
             _folder: folder,
         })
@@ -140,6 +147,7 @@ impl Server {
             tls: tls::Client::trusting(authority.to_pem())?,
             host: "localhost".to_owned(),
             password: None,
+            service: None,
             child,
             _folder: folder,
         })
