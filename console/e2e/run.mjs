@@ -1,6 +1,7 @@
 // The console in a real browser against the real hub: `node e2e/run.mjs`.
 //
 // SELVEDGE_BIN       folder with release binaries
+// CONSOLE_DIR        built files to serve instead of those in the binary
 // CHROMIUM           a browser, if it is not on the path
 // SCREENSHOTS        folder that pictures for the docs are written to
 // ONLY               run only tests whose name has this text

@@ -49,7 +49,8 @@ export class Stage {
     stage.program = join(binaries(), 'selvedge')
     // An address of its own: the router's port is fixed.
     const gateway = `127.${20 + (process.pid % 200)}.${1 + ((process.pid >> 8) % 250)}.2`
-    stage.up = spawn(stage.program, ['up', '--data', stage.folder, '--engine', 'process', '--gateway', gateway], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const files = process.env.CONSOLE_DIR ? ['--console-dir', process.env.CONSOLE_DIR] : []
+    stage.up = spawn(stage.program, ['up', '--data', stage.folder, '--engine', 'process', '--gateway', gateway, ...files], { stdio: ['ignore', 'pipe', 'pipe'] })
     stage.output = ''
     for (const pipe of [stage.up.stdout, stage.up.stderr]) pipe.on('data', (text) => (stage.output += text))
     stage.ended = new Promise((go) => stage.up.on('exit', go))

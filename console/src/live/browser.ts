@@ -37,10 +37,16 @@ function receive(message: ToTab): void {
 export function startLive(csrf: string): void {
   if (send === undefined) send = shared() ?? alone()
   const lock = `selvedge-${crypto.randomUUID()}`
-  // Held until the tab is gone.
-  void navigator.locks?.request(lock, () => new Promise(() => undefined)).catch(() => undefined)
-  send({ kind: 'join', csrf, lock })
-  tellTopics()
+  const join = (): void => {
+    send?.({ kind: 'join', csrf, lock })
+    tellTopics()
+  }
+  if (navigator.locks === undefined) return join()
+  // Held until the tab is gone. The worker waits for the same lock, so it must be held before it is named.
+  void navigator.locks.request(lock, () => {
+    join()
+    return new Promise(() => undefined)
+  })
 }
 
 function shared(): ((message: FromTab) => void) | undefined {
