@@ -38,7 +38,6 @@ macro_rules! shapes {
 }
 
 /// Every shape by name.
-#[expect(clippy::too_many_lines, reason = "a table with a line per shape")]
 fn all() -> Vec<(&'static str, String)> {
     shapes![
         configuration::ContentFault,
