@@ -123,8 +123,8 @@ pub(super) fn dead(sources: &BTreeMap<String, String>, faults: &mut Vec<String>)
         let Some((folder, file)) = name.rsplit_once('/') else { continue };
         let stem = file.trim_end_matches(".rs");
         let area = folder.rsplit('/').next().unwrap_or_default();
-        let is_target =
-            ["tests", "benches", "examples", "bin"].contains(&area) && !folder.contains("/src/");
+        let is_target = area == "bin"
+            || (["tests", "benches", "examples"].contains(&area) && !folder.contains("/src/"));
         if roots.contains(&file) || is_target {
             continue;
         }
