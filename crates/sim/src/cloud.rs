@@ -19,11 +19,11 @@ pub struct Service {
     token: String,
 }
 
-/// One number of one device, as the hub's log has it.
+/// One number of one sender, as the hub's log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
-    /// Who sent it.
-    pub device: String,
+    /// Who sent it: `device` or `device/module`.
+    pub sender: String,
     /// The number.
     pub number: u64,
 }
@@ -39,15 +39,43 @@ impl Service {
         Ok(Self { router, token: token.expose_str().unwrap_or_default().to_owned() })
     }
 
-    /// Registers `device`; gives its primary key.
+    /// Registers `device`, as an edge device or not; gives its primary key.
     ///
     /// # Errors
     /// If the hub refuses.
-    pub async fn create(&self, device: &str) -> Result<SymmetricKey> {
-        let body = json!({ "deviceId": device });
+    pub async fn create(&self, device: &str, edge: Edge) -> Result<SymmetricKey> {
+        let capable = json!({ "iotEdge": edge == Edge::Yes });
+        let body = json!({ "deviceId": device, "capabilities": capable });
         let made = self.ask(Method::PUT, &format!("/devices/{device}"), Some(body)).await?;
         let key = made.pointer("/authentication/symmetricKey/primaryKey").and_then(Value::as_str);
         Ok(SymmetricKey::parse(key.context("the answer has no key")?)?)
+    }
+
+    /// Applies `content` to `device`.
+    ///
+    /// # Errors
+    /// If the hub refuses.
+    pub async fn apply(&self, device: &str, content: Value) -> Result<()> {
+        let path = format!("/devices/{device}/applyConfigurationContent");
+        self.ask(Method::POST, &path, Some(content)).await.map(drop)
+    }
+
+    /// Merges `desired` into the desired properties of a module.
+    ///
+    /// # Errors
+    /// If the hub refuses.
+    pub async fn desire(&self, device: &str, module: &str, desired: Value) -> Result<()> {
+        let body = json!({ "properties": { "desired": desired } });
+        let path = format!("/twins/{device}/modules/{module}");
+        self.ask(Method::PATCH, &path, Some(body)).await.map(drop)
+    }
+
+    /// The twin of a module.
+    ///
+    /// # Errors
+    /// If the hub refuses.
+    pub async fn twin(&self, device: &str, module: &str) -> Result<Value> {
+        self.ask(Method::GET, &format!("/twins/{device}/modules/{module}"), None).await
     }
 
     /// All telemetry, per partition in order.
@@ -63,11 +91,7 @@ impl Service {
                 let page = self.ask(Method::GET, &path, None).await?;
                 for message in page.get("messages").and_then(Value::as_array).into_iter().flatten()
                 {
-                    let text = |name: &str| message.get(name).and_then(Value::as_str);
-                    all.push(Logged {
-                        device: text("deviceId").context("deviceId")?.to_owned(),
-                        number: text("body").context("body")?.parse()?,
-                    });
+                    all.push(logged(message)?);
                 }
                 let number = |name: &str| page.get(name).and_then(Value::as_u64);
                 let next = number("next").context("next")?;
@@ -93,6 +117,23 @@ impl Service {
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
-        Ok(serde_json::from_slice(&body)?)
+        Ok(if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? })
     }
+}
+
+/// Whether a device is an edge device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// It runs modules.
+    Yes,
+    /// It only sends.
+    No,
+}
+
+fn logged(message: &Value) -> Result<Logged> {
+    let text = |name: &str| message.get(name).and_then(Value::as_str);
+    let device = text("deviceId").context("deviceId")?;
+    let sender =
+        text("moduleId").map_or_else(|| device.to_owned(), |module| format!("{device}/{module}"));
+    Ok(Logged { sender, number: text("body").context("body")?.parse()? })
 }

@@ -1,42 +1,46 @@
 //! A simulated device: it speaks MQTT in bytes and sends numbers until each is acknowledged.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use model::world::World;
 use net::network::{Address, ByteStream, Network};
+use testkit::chance::Chance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::mqtt::packet::{self, Connect, Frame, Packet, PacketId, Publish, Qos};
 
-use crate::pipes::Pipes;
-use testkit::chance::Chance;
+use crate::pipes::HostNetwork;
 
 /// Longest pause before a device connects again.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// A device gives a silent connection up after this.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Numbers in flight on one connection.
-pub const IN_FLIGHT: usize = 8;
+pub const IN_FLIGHT: u64 = 64;
 
-/// What a device knows, outside of any connection.
+/// What a sender knows, outside of any connection and any process.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Numbers whose PUBACK arrived.
-    pub acknowledged: BTreeSet<u64>,
-    /// Connections that got a CONNACK.
+    /// The numbers from 1 to here were acknowledged, in order.
+    pub acknowledged: u64,
+    /// Connections that were accepted.
     pub connections: u64,
+    /// Something that must not happen.
+    pub wrong: Option<String>,
 }
 
-impl std::fmt::Debug for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Device").field("id", &self.id).finish_non_exhaustive()
-    }
+/// A record and those who write it.
+pub type Shared = Arc<Mutex<Record>>;
+
+/// The record, for a few lines.
+pub fn lock<T>(record: &Mutex<T>) -> MutexGuard<'_, T> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A device that sends the numbers from 1 to `count`, in order.
+#[derive(Debug)]
 pub struct Device {
     /// Its id.
     pub id: String,
@@ -44,28 +48,27 @@ pub struct Device {
     pub password: String,
     /// The last number.
     pub count: u64,
+    /// Longest pause between two bursts.
+    pub pace: Duration,
     /// What it knows.
-    pub record: Arc<Mutex<Record>>,
+    pub record: Shared,
 }
 
 impl Device {
     /// Sends until every number is acknowledged, over as many connections as it takes.
-    pub async fn run(self, world: World, network: Pipes, hub: Address, chance: Chance) {
+    pub async fn run(self, network: HostNetwork, hub: Address, chance: Chance) {
         while self.acknowledged() < self.count {
             // A connection ends in all the ways that the simulation can think of.
-            let talk = self.talk(&network, &hub, &chance);
-            talk.await.ok();
+            self.talk(&network, &hub, &chance).await.ok();
             tokio::time::sleep(chance.span(PAUSE_MAX)).await;
         }
-        drop(world);
     }
 
     fn acknowledged(&self) -> u64 {
-        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        u64::try_from(record.acknowledged.len()).unwrap_or(u64::MAX)
+        lock(&self.record).acknowledged
     }
 
-    async fn talk(&self, network: &Pipes, hub: &Address, chance: &Chance) -> io::Result<()> {
+    async fn talk(&self, network: &HostNetwork, hub: &Address, chance: &Chance) -> io::Result<()> {
         let mut stream = network.dial(hub).await?.stream;
         let user = format!("hub.test/{}/?api-version=2021-04-12", self.id);
         let mut output = BytesMut::new();
@@ -79,22 +82,12 @@ impl Device {
         });
         packet::encode(&connect, &mut output);
         stream.write_all_buf(&mut output).await?;
-        let mut talk = Talk {
-            device: self,
-            stream,
-            input: BytesMut::new(),
-            sent: VecDeque::new(),
-            next: self.first(),
-            id: 0,
-            open: false,
-        };
+        let (input, sent) = (BytesMut::new(), VecDeque::new());
+        let mut talk = Talk { device: self, stream, input, sent, id: 0, open: false };
+        while !talk.open {
+            talk.read().await?;
+        }
         talk.run(chance).await
-    }
-
-    /// The first number that is not known to have arrived; from there on all are sent again.
-    fn first(&self) -> u64 {
-        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        (1..=self.count).find(|number| !record.acknowledged.contains(number)).unwrap_or(1)
     }
 }
 
@@ -103,7 +96,6 @@ struct Talk<'a> {
     stream: Box<dyn ByteStream>,
     input: BytesMut,
     sent: VecDeque<(PacketId, u64)>,
-    next: u64,
     id: u16,
     open: bool,
 }
@@ -111,27 +103,25 @@ struct Talk<'a> {
 impl Talk<'_> {
     async fn run(&mut self, chance: &Chance) -> io::Result<()> {
         while self.device.acknowledged() < self.device.count {
-            if self.open {
-                self.publish(chance).await?;
+            self.publish(1 + chance.below(IN_FLIGHT)).await?;
+            while !self.sent.is_empty() {
+                self.read().await?;
             }
-            let read = tokio::time::timeout(SILENCE_MAX, self.stream.read_buf(&mut self.input));
-            if read.await.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.read()?;
+            tokio::time::sleep(chance.span(self.device.pace)).await;
         }
         let mut output = BytesMut::new();
         packet::encode(&Packet::Disconnect, &mut output);
         self.stream.write_all_buf(&mut output).await
     }
 
-    async fn publish(&mut self, chance: &Chance) -> io::Result<()> {
+    async fn publish(&mut self, burst: u64) -> io::Result<()> {
         let mut output = BytesMut::new();
         let topic = format!("devices/{}/messages/events/", self.device.id);
-        while self.sent.len() < IN_FLIGHT && self.next <= self.device.count {
+        let first = self.device.acknowledged() + 1;
+        for number in first..(first + burst).min(self.device.count + 1) {
             self.id = self.id.checked_add(1).unwrap_or(1);
             let Some(id) = PacketId::new(self.id) else { continue };
-            let body = self.next.to_string();
+            let body = number.to_string();
             let publish = Publish {
                 topic: &topic,
                 body: body.as_bytes(),
@@ -141,37 +131,36 @@ impl Talk<'_> {
                 retain: false,
             };
             packet::encode(&Packet::Publish(publish), &mut output);
-            self.sent.push_back((id, self.next));
-            self.next += 1;
-            // Sometimes one at a time, sometimes a burst.
-            if chance.below(4) == 0 {
-                break;
-            }
+            self.sent.push_back((id, number));
         }
         self.stream.write_all_buf(&mut output).await
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    async fn read(&mut self) -> io::Result<()> {
+        let read = tokio::time::timeout(SILENCE_MAX, self.stream.read_buf(&mut self.input));
+        if read.await.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         loop {
             let wrong = |text: &'static str| io::Error::new(io::ErrorKind::InvalidData, text);
             let len = match packet::decode(&self.input).map_err(io::Error::other)? {
                 Frame::Partial { .. } => return Ok(()),
                 Frame::Whole { packet, len } => {
+                    let mut record = lock(&self.device.record);
                     match packet {
                         Packet::ConnAck { code: 0, .. } => {
                             self.open = true;
-                            let mut record =
-                                self.device.record.lock().unwrap_or_else(PoisonError::into_inner);
                             record.connections += 1;
                         }
-                        Packet::PubAck(id) => {
-                            let (expected, number) =
-                                self.sent.pop_front().ok_or_else(|| wrong("a PUBACK too many"))?;
-                            assert_eq!(id, expected, "PUBACKs come in the order of PUBLISHes");
-                            let mut record =
-                                self.device.record.lock().unwrap_or_else(PoisonError::into_inner);
-                            record.acknowledged.insert(number);
-                        }
+                        Packet::PubAck(id) => match self.sent.pop_front() {
+                            Some((expected, number)) if expected == id => {
+                                record.acknowledged = number;
+                            }
+                            other => {
+                                let words = format!("PUBACK {id:?}, next expected {other:?}");
+                                record.wrong = Some(words);
+                            }
+                        },
                         _ => return Err(wrong("not what a sender expects")),
                     }
                     len

@@ -1,13 +1,23 @@
-//! The simulator: the real hub and its real listeners, simulated devices, a virtual clock.
+//! The simulator: the real hub and real device runtimes with their listeners and clients,
+//! simulated devices, modules and engines, one virtual clock.
 //!
 //! One current-thread tokio runtime with paused time holds all hosts. The network is pipes in
-//! memory that delay, split and cut. A seed decides everything; the same seed gives the same
-//! transcript. Start reading at [`scenario`].
+//! memory, the journals lie on simulated disks, `SQLite` runs real with faults at its commits,
+//! and the fake engine stands in for containers. A seed decides everything; the same seed gives
+//! the same transcript. Start reading at [`scenario`].
 
 pub mod pipes;
-
-pub mod device;
+pub mod strikes;
 
 pub mod cloud;
+pub mod device;
+pub mod program;
+
+pub mod edge_site;
+pub mod hub_site;
+
+pub mod operator;
+pub mod oracle;
+pub mod totals;
 
 pub mod scenario;

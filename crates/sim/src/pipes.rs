@@ -1,27 +1,32 @@
-//! A network of pipes in memory: bytes are delayed, arrive in pieces, and connections are cut.
+//! A network of pipes in memory: bytes are delayed and arrive in pieces; connections are cut,
+//! fall silent, and end with their hosts.
 #![expect(clippy::disallowed_methods, reason = "relays belong to the network, not to a host")]
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use model::world::Boxed;
 use net::network::{Address, Connected, Incoming, Network, Peer};
+use testkit::chance::Chance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-
-use testkit::chance::Chance;
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: usize = 64;
 /// Bytes in flight in one direction.
 const WINDOW_BYTES: usize = 16 * 1024;
+/// Largest piece.
+const PIECE_BYTES: usize = 8 * 1024;
 /// Longest delay of a piece.
 const DELAY_MAX: Duration = Duration::from_millis(20);
+/// A connection that is doomed breaks within so many pieces.
+const DOOM_PIECES: u64 = 6;
 
-/// The network of one simulation.
+/// The network of one simulation. Clones are the same network.
 #[derive(Clone, Debug)]
 pub struct Pipes {
     shared: Arc<Mutex<Shared>>,
@@ -30,9 +35,49 @@ pub struct Pipes {
 
 #[derive(Debug, Default)]
 struct Shared {
-    listeners: BTreeMap<Box<str>, mpsc::Sender<Connected>>,
-    relays: Vec<[AbortHandle; 2]>,
-    cuts: u64,
+    listeners: BTreeMap<Box<str>, Listener>,
+    links: Vec<Arc<Link>>,
+    cuts: Arc<AtomicU64>,
+    silences: u64,
+}
+
+#[derive(Debug)]
+struct Listener {
+    host: Box<str>,
+    arriving: mpsc::Sender<Connected>,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Link {
+    hosts: [Box<str>; 2],
+    relays: OnceLock<[AbortHandle; 2]>,
+    /// Nothing that is sent arrives any more, and nobody is told.
+    silent: AtomicBool,
+    /// Breaks after so many pieces; 0 is never.
+    doom: AtomicU64,
+    cuts: Arc<AtomicU64>,
+}
+
+impl Link {
+    fn cut(&self) {
+        self.relays.get().into_iter().flatten().for_each(AbortHandle::abort);
+    }
+
+    fn is_open(&self) -> bool {
+        self.relays.get().is_some_and(|both| both.iter().all(|relay| !relay.is_finished()))
+    }
+
+    /// One piece passes; whether it is the last one, which is lost.
+    fn strike(&self) -> bool {
+        let left = self.doom.load(Ordering::Relaxed);
+        self.doom.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 1 {
+            self.cuts.fetch_add(1, Ordering::Relaxed);
+            self.cut();
+        }
+        left == 1
+    }
 }
 
 impl Pipes {
@@ -41,97 +86,161 @@ impl Pipes {
         Self { shared: Arc::default(), chance }
     }
 
-    /// Cuts one open connection, both directions at once; whether there was one.
+    /// The network as `host` sees it.
+    pub fn of(&self, host: &str) -> HostNetwork {
+        HostNetwork { pipes: self.clone(), host: host.into() }
+    }
+
+    /// Cuts one open connection, both directions at once: now, or in the middle of what it
+    /// carries next. Whether there was one.
     pub fn cut_one(&self) -> bool {
-        let mut shared = self.lock();
-        shared.relays.retain(|pair| pair.iter().any(|relay| !relay.is_finished()));
-        if shared.relays.is_empty() {
-            return false;
+        let Some(link) = self.pick() else { return false };
+        if self.chance.below(2) == 0 {
+            link.doom.store(1 + self.chance.below(DOOM_PIECES), Ordering::Relaxed);
+        } else {
+            link.cuts.fetch_add(1, Ordering::Relaxed);
+            link.cut();
         }
-        let count = u64::try_from(shared.relays.len()).unwrap_or(u64::MAX);
-        let which = usize::try_from(self.chance.below(count)).unwrap_or(0);
-        for relay in shared.relays.swap_remove(which) {
-            relay.abort();
-        }
-        shared.cuts += 1;
         true
     }
 
-    /// Cuts all open connections, as when a host dies.
-    pub fn cut_all(&self) {
-        for relay in std::mem::take(&mut self.lock().relays).into_iter().flatten() {
-            relay.abort();
-        }
+    /// Lets one open connection fall silent: both ends think it stands. Whether there was one.
+    pub fn silence_one(&self) -> bool {
+        let Some(link) = self.pick() else { return false };
+        link.silent.store(true, Ordering::Relaxed);
+        self.lock().silences += 1;
+        true
     }
 
-    /// Connections cut one by one so far.
+    /// Ends all connections of `host`, as when its process dies.
+    pub fn cut_all_of(&self, host: &str) {
+        self.links_of(host).iter().for_each(|link| link.cut());
+    }
+
+    /// All connections of `host` fall silent, as when its power goes.
+    pub fn silence_all_of(&self, host: &str) {
+        self.links_of(host).iter().for_each(|link| link.silent.store(true, Ordering::Relaxed));
+    }
+
+    /// Connections cut beneath living hosts so far.
     pub fn cuts(&self) -> u64 {
-        self.lock().cuts
+        self.lock().cuts.load(Ordering::Relaxed)
+    }
+
+    /// Connections that fell silent between living hosts so far.
+    pub fn silences(&self) -> u64 {
+        self.lock().silences
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(&self, name: &str) -> io::Result<Connected> {
+    fn pick(&self) -> Option<Arc<Link>> {
         let mut shared = self.lock();
-        let listener = shared.listeners.get(name).filter(|listener| !listener.is_closed()).cloned();
-        let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
+        shared.links.retain(|link| link.is_open());
+        let whole: Vec<_> = shared.links.iter().filter(|it| it.is_whole()).collect();
+        let which = self.chance.below(u64::try_from(whole.len()).unwrap_or(u64::MAX));
+        whole.get(usize::try_from(which).unwrap_or(0)).map(|&link| Arc::clone(link))
+    }
+
+    fn links_of(&self, host: &str) -> Vec<Arc<Link>> {
+        let shared = self.lock();
+        let own = shared.links.iter().filter(|link| link.hosts.iter().any(|end| &**end == host));
+        own.cloned().collect()
+    }
+
+    fn connect(&self, dialler: &str, name: &str) -> io::Result<Connected> {
+        let mut shared = self.lock();
+        let open = shared.listeners.get(name).filter(|it| !it.arriving.is_closed());
+        let listener = open.ok_or(io::ErrorKind::ConnectionRefused)?;
         let (near, near_relay) = tokio::io::duplex(WINDOW_BYTES);
         let (far, far_relay) = tokio::io::duplex(WINDOW_BYTES);
         listener
+            .arriving
             .try_send(Connected { stream: Box::new(far), peer: Peer::Memory })
             .map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        let link = Arc::new(Link {
+            hosts: [dialler.into(), listener.host.clone()],
+            relays: OnceLock::new(),
+            silent: AtomicBool::new(false),
+            doom: AtomicU64::new(0),
+            cuts: Arc::clone(&shared.cuts),
+        });
         let (near_read, near_write) = tokio::io::split(near_relay);
         let (far_read, far_write) = tokio::io::split(far_relay);
         let relays = [(near_read, far_write), (far_read, near_write)].map(|(from, to)| {
-            tokio::spawn(relay(from, to, self.chance.fork("relay"))).abort_handle()
+            let chance = self.chance.fork("relay");
+            tokio::spawn(relay(from, to, Arc::clone(&link), chance)).abort_handle()
         });
-        shared.relays.push(relays);
+        link.relays.get_or_init(|| relays);
+        if shared.links.len() == shared.links.capacity() {
+            shared.links.retain(|link| link.is_open());
+        }
+        shared.links.push(link);
         Ok(Connected { stream: Box::new(near), peer: Peer::Memory })
     }
 }
 
-async fn relay(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, chance: Chance) {
-    let mut piece = vec![0; 4096];
+impl Link {
+    /// Whether nothing is wrong with it yet.
+    fn is_whole(&self) -> bool {
+        !self.silent.load(Ordering::Relaxed) && self.doom.load(Ordering::Relaxed) == 0
+    }
+}
+
+async fn relay(
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+    link: Arc<Link>,
+    chance: Chance,
+) {
+    let mut piece = vec![0; PIECE_BYTES];
     loop {
-        let most = 1 + usize::try_from(chance.below(4096)).unwrap_or(0);
+        let most = 1 + usize::try_from(chance.below(PIECE_BYTES as u64)).unwrap_or(0);
         let room = piece.get_mut(..most).unwrap_or_default();
         let Ok(count @ 1..) = from.read(room).await else { break };
         tokio::time::sleep(chance.span(DELAY_MAX)).await;
+        if link.silent.load(Ordering::Relaxed) {
+            continue;
+        }
         let bytes = piece.get(..count).unwrap_or_default();
-        if to.write_all(bytes).await.is_err() {
+        if link.strike() || to.write_all(bytes).await.is_err() {
             break;
         }
     }
-    // The other end may be gone already.
-    to.shutdown().await.ok();
+    // Of a silent connection the other end hears nothing, its end included.
+    if !link.silent.load(Ordering::Relaxed) {
+        // The other end may be gone already.
+        to.shutdown().await.ok();
+    }
 }
 
-impl Network for Pipes {
+/// The network as one host sees it: what it opens ends with it.
+#[derive(Clone, Debug)]
+pub struct HostNetwork {
+    pipes: Pipes,
+    host: Box<str>,
+}
+
+impl Network for HostNetwork {
     fn listen(&self, address: &Address) -> Boxed<'_, io::Result<Box<dyn Incoming>>> {
-        let name = match address {
-            Address::Memory(name) => name.clone(),
-            _ => return Box::pin(async { Err(io::ErrorKind::Unsupported.into()) }),
-        };
         let (sender, arriving) = mpsc::channel(BACKLOG);
-        self.lock().listeners.insert(name.clone(), sender);
-        let incoming: Box<dyn Incoming> = Box::new(Arriving { arriving, name });
+        let listener = Listener { host: self.host.clone(), arriving: sender };
+        self.pipes.lock().listeners.insert(address.to_string().into(), listener);
+        let incoming: Box<dyn Incoming> = Box::new(Arriving { arriving, address: address.clone() });
         Box::pin(async { Ok(incoming) })
     }
 
     fn dial(&self, address: &Address) -> Boxed<'_, io::Result<Connected>> {
-        let connected = match address {
-            Address::Memory(name) => self.connect(name),
-            _ => Err(io::ErrorKind::Unsupported.into()),
-        };
+        let connected = self.pipes.connect(&self.host, &address.to_string());
         Box::pin(async { connected })
     }
 }
 
 struct Arriving {
     arriving: mpsc::Receiver<Connected>,
-    name: Box<str>,
+    address: Address,
 }
 
 impl Incoming for Arriving {
@@ -142,6 +251,6 @@ impl Incoming for Arriving {
     }
 
     fn address(&self) -> Address {
-        Address::Memory(self.name.clone())
+        self.address.clone()
     }
 }

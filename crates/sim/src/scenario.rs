@@ -1,71 +1,105 @@
-//! Devices send numbers while connections are cut and the hub is killed; nothing acknowledged
-//! may be missing, nothing may be out of order.
+//! A town: a hub, devices that send to it, edge devices with modules, and an operator, while
+//! everything that can fail does. Nothing acknowledged may be missing or out of order, and in
+//! the end every device must be as it is desired and say so.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use credentials::key::SymmetricKey;
 use credentials::sas::SasToken;
-use hub::{Hub, Settings};
-use journal::disk::simulated::{PowerCut, SimulatedDisk};
+use journal::disk::simulated::{DiskFault, SimulatedDisk};
+use model::commit::{CommitFault, CommitStage};
+use model::time::Tick;
 use model::world::Clock;
-use net::mqtt::MqttServer;
-use net::network::{Address, Network};
 use testkit::chance::Chance;
+use testkit::engine::{EngineCall, EngineFault};
 use testkit::world::{Host, VirtualClock};
 
-use crate::cloud::{Logged, Service};
-use crate::device::{Device, IN_FLIGHT, Record};
+use crate::cloud::{Edge, Logged};
+use crate::device::{Device, IN_FLIGHT, Shared, lock};
+use crate::edge_site::EdgeSite;
+use crate::hub_site::{self, HubSite, PARTITIONS, TOKEN_LIFE};
+use crate::operator::Operator;
+use crate::oracle::{self, Sender};
 use crate::pipes::Pipes;
+use crate::program::{EXTRA, SINK, SOURCE};
+pub use crate::totals::Totals;
 
 /// Longest simulated time that a scenario may take.
-const TIME_MAX: Duration = Duration::from_hours(2);
+const TIME_MAX: Duration = Duration::from_hours(24);
+/// Longest time until everything is as it is to be, once nothing fails any more. The longest
+/// wait before a module is started again is five minutes.
+const CALM_MAX: Duration = Duration::from_hours(1);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Longest pause between two faults.
-const FAULT_PAUSE_MAX: Duration = Duration::from_millis(200);
-/// One fault in this many kills the hub; the others cut a connection.
-const KILL_EVERY: u64 = 60;
-const PARTITIONS: u16 = 4;
+const FAULT_PAUSE_MAX: Duration = Duration::from_millis(1500);
+/// Longest time a host is without power or a process is away.
+const DOWN_MAX: Duration = Duration::from_secs(4);
+/// How long a clock is wrong.
+const JUMP_MAX: Duration = Duration::from_mins(2);
+/// How far a clock jumps.
+const JUMP_HOURS_MAX: u64 = 24 * 30;
+/// Longest pause between two bursts of a sender.
+const PACE: Duration = Duration::from_secs(20);
 
 /// How large a scenario is.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Devices that send.
+    /// Devices that send straight to the hub.
     pub devices: u64,
-    /// Numbers that each of them sends.
+    /// Edge devices.
+    pub edges: u64,
+    /// Numbers that each device and each source module sends.
     pub numbers: u64,
-}
-
-/// What a run exercised, and a hash over everything that was observable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections cut beneath a living device.
+    /// Cuts of connections; other faults come in proportion.
     pub cuts: u64,
-    /// Ends of the hub in the middle of its work, each followed by a start on the same folder.
-    pub restarts: u64,
-    /// Those of them that were power cuts: what the journal had not synced was lost or damaged.
-    pub power_cuts: u64,
-    /// Messages acknowledged to their sender.
-    pub acknowledged: u64,
-    /// Messages that stand in the hub's log more than once.
-    pub duplicates: u64,
-    /// The same for the same seed.
-    pub transcript: u64,
 }
 
-impl Totals {
-    /// Adds what another run exercised.
-    pub fn add(&mut self, other: &Self) {
-        self.cuts += other.cuts;
-        self.restarts += other.restarts;
-        self.power_cuts += other.power_cuts;
-        self.acknowledged += other.acknowledged;
-        self.duplicates += other.duplicates;
-        self.transcript ^= other.transcript.rotate_left(7);
-    }
+/// One thing that goes wrong, or changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Cut,
+    Silence,
+    HubKill,
+    HubPower,
+    HubDisk,
+    HubTables,
+    EdgeKill,
+    EdgePower,
+    EdgeDisk,
+    EdgeFull,
+    EdgeTables,
+    Engine,
+    Exit,
+    Jump,
+    Deploy,
+    Break,
+    Tell,
 }
+
+/// How often each fault comes in a run of 200 cuts: for the hub, and for each edge device.
+const OF_THE_HUB: [(Fault, u64); 5] = [
+    (Fault::Silence, 6),
+    (Fault::HubKill, 4),
+    (Fault::HubPower, 7),
+    (Fault::HubDisk, 4),
+    (Fault::HubTables, 2),
+];
+const OF_AN_EDGE: [(Fault, u64); 11] = [
+    (Fault::EdgeKill, 3),
+    (Fault::EdgePower, 6),
+    (Fault::EdgeDisk, 4),
+    (Fault::EdgeFull, 1),
+    (Fault::EdgeTables, 3),
+    (Fault::Engine, 5),
+    (Fault::Exit, 3),
+    (Fault::Jump, 2),
+    (Fault::Deploy, 4),
+    (Fault::Break, 2),
+    (Fault::Tell, 3),
+];
 
 /// Runs the scenario of `seed` on a runtime of its own.
 ///
@@ -80,157 +114,333 @@ pub fn run(seed: u64, size: Size) -> Result<Totals> {
     let done = runtime.block_on(async {
         tokio::time::timeout(TIME_MAX, simulate(seed, size))
             .await
-            .unwrap_or_else(|_| bail!("the devices were not done after {TIME_MAX:?}"))
+            .unwrap_or_else(|_| bail!("it was not over after {TIME_MAX:?}"))
     });
     done.with_context(|| format!("seed {seed}; again with: cargo xtask sim --seed {seed}"))
 }
 
-struct House {
-    host: Host,
-    hub: Hub,
-    _mqtt: MqttServer,
-}
-
-impl House {
-    async fn start(folder: &Path, disk: &SimulatedDisk, host: Host, pipes: &Pipes) -> Result<Self> {
-        let world = host.world();
-        let mut settings = Settings::new(folder, "hub.test");
-        settings.partitions = PARTITIONS;
-        let hub = Hub::open(settings, world.clone(), Arc::new(disk.clone()))?;
-        let incoming = pipes.listen(&Address::Memory("hub".into())).await?;
-        let mqtt = MqttServer::start(incoming, None, hub.device_api(), &world);
-        Ok(Self { host, hub, _mqtt: mqtt })
-    }
-
-    fn service(&self) -> Result<Service> {
-        let key = self.hub.policy_key("iothubowner").context("the owner has no key")?;
-        let expiry = self.host.world().now().wall.after(2 * TIME_MAX);
-        Service::new(self.hub.service(), &key, expiry)
-    }
-
-    /// Kills it in the middle of whatever it does.
-    async fn kill(self, pipes: &Pipes) {
-        self.host.kill();
-        self.host.gone().await;
-        drop(self);
-        pipes.cut_all();
-        tokio::task::yield_now().await;
-    }
+struct Town {
+    size: Size,
+    chance: Chance,
+    clock: VirtualClock,
+    pipes: Pipes,
+    hub: HubSite,
+    field: Host,
+    devices: Vec<(String, Shared)>,
+    edges: Vec<(EdgeSite, Operator)>,
+    /// When which edge device's clock is right again.
+    jumps: Vec<Option<Tick>>,
+    totals: Totals,
 }
 
 async fn simulate(seed: u64, size: Size) -> Result<Totals> {
-    let folder = tempfile::tempdir()?;
-    let (chance, clock) = (Chance::new(seed), VirtualClock::begin());
-    let pipes = Pipes::new(chance.fork("pipes"));
-    let host = |chance: &Chance| Host::on(clock.clone(), chance.fork("host"));
-    let disk = SimulatedDisk::new(chance.next());
-    let mut house = House::start(folder.path(), &disk, host(&chance), &pipes).await?;
-    let service = house.service()?;
-    let field = host(&chance);
-    let mut records = BTreeMap::new();
-    for number in 0..size.devices {
-        let id = format!("device-{number}");
-        let key = service.create(&id).await?;
-        let expiry = clock.now().wall.after(2 * TIME_MAX);
+    let mut town = Town::found(seed, size).await?;
+    for (fault, at) in town.schedule() {
+        tokio::time::sleep(town.chance.span(FAULT_PAUSE_MAX)).await;
+        tracing::debug!(?fault, at, "strikes");
+        town.strike(fault, at).await.with_context(|| format!("{fault:?}"))?;
+        town.set_clocks_right(town.clock.now().tick);
+        town.operate().await?;
+    }
+    town.calm().await?;
+    town.judge().await
+}
+
+impl Town {
+    async fn found(seed: u64, size: Size) -> Result<Self> {
+        let (chance, clock) = (Chance::new(seed), VirtualClock::begin());
+        let pipes = Pipes::new(chance.fork("pipes"));
+        let mut hub = HubSite::new(clock.beside(), pipes.clone(), chance.fork("hub"))?;
+        hub.start().await?;
+        let field = Host::on(clock.beside(), chance.fork("field"));
+        let (devices, edges, jumps) = (Vec::new(), Vec::new(), Vec::new());
+        let totals = Totals::default();
+        let mut town =
+            Self { size, chance, clock, pipes, hub, field, devices, edges, jumps, totals };
+        for number in 0..size.devices {
+            town.add_device(format!("device-{number}")).await?;
+        }
+        for number in 0..size.edges {
+            town.add_edge(&format!("edge-{number}")).await?;
+        }
+        Ok(town)
+    }
+
+    async fn add_device(&mut self, id: String) -> Result<()> {
+        let key = self.hub.service()?.create(&id, Edge::No).await?;
+        let expiry = self.clock.now().wall.after(TOKEN_LIFE);
         let token = SasToken::sign(&format!("hub.test/devices/{id}"), None, expiry, &key);
-        let record = Arc::new(Mutex::new(Record::default()));
+        let record = Shared::default();
         let device = Device {
             id: id.clone(),
             password: token.expose_str().unwrap_or_default().to_owned(),
-            count: size.numbers,
-            record: Arc::clone(&record),
+            count: self.size.numbers,
+            pace: PACE,
+            record: Shared::clone(&record),
         };
-        let address = Address::Memory("hub".into());
-        field.world().spawn(device.run(field.world(), pipes.clone(), address, chance.fork(&id)));
-        records.insert(id, record);
+        let (network, chance) = (self.pipes.of("field"), self.chance.fork(&id));
+        self.field.world().spawn(device.run(network, hub_site::mqtt(), chance));
+        self.devices.push((id, record));
+        Ok(())
     }
-    let mut totals = Totals::default();
-    while !done(&records, size) {
-        tokio::time::sleep(chance.span(FAULT_PAUSE_MAX)).await;
-        if chance.below(KILL_EVERY) == 0 {
-            house.kill(&pipes).await;
-            totals.restarts += 1;
-            totals.power_cuts += u64::from(end_disk(&disk, &chance));
-            house = House::start(folder.path(), &disk, host(&chance), &pipes).await?;
+
+    async fn add_edge(&mut self, name: &str) -> Result<()> {
+        let key: SymmetricKey = self.hub.service()?.create(name, Edge::Yes).await?;
+        let (clock, chance) = (self.clock.beside(), self.chance.fork(name));
+        let sends = (self.size.numbers, PACE);
+        let mut site = EdgeSite::new(name, &key, clock, self.pipes.clone(), chance, sends)?;
+        site.start().await?;
+        self.edges.push((site, Operator::new(name, self.chance.fork("operator"))));
+        self.jumps.push(None);
+        self.operate().await
+    }
+
+    /// Every fault, and whom it strikes, in an order by chance.
+    fn schedule(&self) -> Vec<(Fault, usize)> {
+        let share = |times: u64| (times * self.size.cuts).div_ceil(200);
+        let mut all = Vec::new();
+        let mut add = |fault, times, at| all.extend((0..times).map(|_| (fault, at)));
+        add(Fault::Cut, self.size.cuts, 0);
+        OF_THE_HUB.iter().for_each(|(fault, times)| add(*fault, share(*times), 0));
+        for at in 0..self.edges.len() {
+            OF_AN_EDGE.iter().for_each(|(fault, times)| add(*fault, share(*times), at));
+        }
+        // Fisher and Yates.
+        for last in (1..all.len()).rev() {
+            let which = self.chance.below(u64::try_from(last + 1).unwrap_or(u64::MAX));
+            all.swap(last, usize::try_from(which).unwrap_or(0));
+        }
+        all
+    }
+
+    async fn strike(&mut self, fault: Fault, at: usize) -> Result<()> {
+        match fault {
+            Fault::Cut => drop(self.pipes.cut_one()),
+            Fault::Silence => drop(self.pipes.silence_one()),
+            Fault::HubKill | Fault::HubPower => self.end_hub(fault).await?,
+            Fault::HubDisk => fail(&self.hub.disk, &self.chance),
+            Fault::HubTables => {
+                let skip = self.chance.below(4);
+                self.hub.strikes.aim(skip, CommitStage::Before, CommitFault::Fail);
+            }
+            _ => self.strike_edge(fault, at).await?,
+        }
+        Ok(())
+    }
+
+    async fn end_hub(&mut self, fault: Fault) -> Result<()> {
+        if fault == Fault::HubPower {
+            self.hub.power_cut().await;
+            self.totals.hub_power_cuts += 1;
         } else {
-            pipes.cut_one();
+            self.hub.kill().await;
         }
+        self.totals.hub_restarts += 1;
+        tokio::time::sleep(self.chance.span(DOWN_MAX)).await;
+        self.hub.start().await.context("the hub does not start")
     }
-    totals.cuts = pipes.cuts();
-    let log = house.service()?.telemetry(PARTITIONS).await?;
-    judge(&log, &records, &mut totals)?;
-    totals.transcript = transcript(&log, clock.now().tick.0);
-    field.kill();
-    field.gone().await;
-    house.hub.close().await;
-    Ok(totals)
-}
 
-/// What the end of the process means for its disk; whether it was a power cut.
-fn end_disk(disk: &SimulatedDisk, chance: &Chance) -> bool {
-    let how = match chance.below(5) {
-        0 => PowerCut::Lost,
-        1 => PowerCut::Torn,
-        2 => PowerCut::Scattered,
-        3 => PowerCut::Grown,
-        _ => {
-            disk.kill();
-            return false;
+    async fn strike_edge(&mut self, fault: Fault, at: usize) -> Result<()> {
+        let (site, operator) = self.edges.get_mut(at).context("no such device")?;
+        let (chance, totals) = (&self.chance, &mut self.totals);
+        match fault {
+            Fault::EdgeKill | Fault::EdgePower => {
+                if fault == Fault::EdgePower {
+                    site.power_cut().await;
+                    totals.edge_power_cuts += 1;
+                } else {
+                    site.kill().await;
+                    totals.edge_kills += 1;
+                }
+                tokio::time::sleep(chance.span(DOWN_MAX)).await;
+                site.start().await.with_context(|| format!("{} does not start", site.name))?;
+            }
+            Fault::EdgeDisk => fail(&site.disk, chance),
+            Fault::EdgeFull => {
+                site.disk.set_capacity(Some(0));
+                tokio::time::sleep(chance.span(DOWN_MAX)).await;
+                site.disk.set_capacity(None);
+            }
+            Fault::EdgeTables => {
+                site.strikes.aim(chance.below(4), CommitStage::Before, CommitFault::Fail);
+            }
+            Fault::Engine => {
+                let kind =
+                    if chance.below(2) == 0 { EngineFault::Before } else { EngineFault::After };
+                site.engine.fail(engine_call(chance), kind);
+            }
+            Fault::Exit => {
+                let code = i32::from(chance.below(2) == 0);
+                let name = match chance.below(5) {
+                    0 | 1 => SOURCE,
+                    2 | 3 => SINK,
+                    _ => EXTRA,
+                };
+                totals.module_exits += u64::from(site.engine.end(name, code));
+            }
+            Fault::Jump => {
+                // The last device's clock is never wrong, so that what depends on it shows.
+                if at + 1 < self.jumps.len() {
+                    jump(site, chance);
+                    totals.clock_jumps += 1;
+                    let until = self.clock.now().tick.after(chance.span(JUMP_MAX));
+                    self.jumps.iter_mut().skip(at).take(1).for_each(|slot| *slot = Some(until));
+                }
+            }
+            Fault::Deploy => {
+                operator.deploy();
+                totals.deployments += 1;
+            }
+            Fault::Break => {
+                operator.break_manifest();
+                totals.deployments += 1;
+            }
+            Fault::Tell => operator.tell(),
+            other => bail!("{other:?} strikes no edge device"),
         }
-    };
-    disk.power_cut(how);
-    true
-}
+        Ok(())
+    }
 
-fn done(records: &BTreeMap<String, Arc<Mutex<Record>>>, size: Size) -> bool {
-    let whole = usize::try_from(size.numbers).unwrap_or(usize::MAX);
-    records.values().all(|record| {
-        record.lock().unwrap_or_else(PoisonError::into_inner).acknowledged.len() >= whole
-    })
-}
-
-/// Compares the log with what the devices saw acknowledged.
-fn judge(
-    log: &[Logged],
-    records: &BTreeMap<String, Arc<Mutex<Record>>>,
-    totals: &mut Totals,
-) -> Result<()> {
-    for (device, record) in records {
-        let record = record.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut highest = 0;
-        let mut copies = 0;
-        for logged in log.iter().filter(|logged| logged.device == *device) {
-            if logged.number > highest {
-                ensure!(
-                    logged.number == highest + 1,
-                    "{device}: {} stands in the log after {highest}",
-                    logged.number
-                );
-                highest = logged.number;
-            } else {
-                copies += 1;
+    /// Ends the jumps that are over at `now`.
+    fn set_clocks_right(&mut self, now: Tick) {
+        for (slot, (site, _)) in self.jumps.iter_mut().zip(&self.edges) {
+            if slot.is_some_and(|until| now >= until) {
+                site.clock.set_skew_ms(0);
+                *slot = None;
             }
         }
-        let last = record.acknowledged.last().copied().unwrap_or(0);
-        ensure!(highest >= last, "{device}: {last} was acknowledged, the log ends at {highest}");
-        let window = u64::try_from(IN_FLIGHT).unwrap_or(u64::MAX);
-        ensure!(
-            copies <= record.connections * window,
-            "{device}: {copies} copies in {} connections",
-            record.connections
-        );
-        totals.acknowledged += u64::try_from(record.acknowledged.len()).unwrap_or(u64::MAX);
-        totals.duplicates += copies;
     }
-    Ok(())
+
+    async fn operate(&mut self) -> Result<()> {
+        let service = self.hub.service()?;
+        for (_, operator) in &mut self.edges {
+            operator.work(&service).await;
+        }
+        Ok(())
+    }
+
+    /// Nothing fails any more; in the end all is as it is to be.
+    async fn calm(&mut self) -> Result<()> {
+        self.set_clocks_right(Tick::NEVER);
+        self.hub.disk.heal();
+        self.hub.strikes.heal();
+        for (site, _) in &self.edges {
+            site.disk.heal();
+            site.strikes.heal();
+            site.engine.heal();
+        }
+        let from = self.clock.now().tick;
+        loop {
+            self.operate().await?;
+            let Err(missing) = self.settled().await else { return Ok(()) };
+            let waited = self.clock.now().tick.since(from);
+            if waited > CALM_MAX {
+                return Err(missing.context(format!("not settled after {waited:?}")));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn settled(&self) -> Result<()> {
+        for (id, record) in &self.devices {
+            let (done, all) = (lock(record).acknowledged, self.size.numbers);
+            ensure!(done == all, "{id} has {done} of {all} acknowledged");
+        }
+        let service = self.hub.service()?;
+        for (site, operator) in &self.edges {
+            let settled = oracle::settled(site, operator, &service, self.size.numbers).await;
+            settled.with_context(|| site.name.clone())?;
+        }
+        Ok(())
+    }
+
+    async fn judge(mut self) -> Result<Totals> {
+        let log = self.hub.service()?.telemetry(PARTITIONS).await?;
+        let all: Vec<u64> = (1..=self.size.numbers).collect();
+        for (id, record) in &self.devices {
+            let record = lock(record);
+            ensure!(record.wrong.is_none(), "{id}: {:?}", record.wrong);
+            let copies_max = record.connections * IN_FLIGHT;
+            let sender = Sender { name: id.clone(), numbers: all.clone(), copies_max };
+            self.totals.duplicates += oracle::judge(&sender, oracle::numbers_of(&log, id))?;
+            self.totals.acknowledged += record.acknowledged;
+        }
+        let faults = self.pipes.cuts() + self.pipes.silences() + self.totals.hub_restarts;
+        for (site, _) in &self.edges {
+            let (copies, acknowledged) = judge_edge(site, &log, &all, faults)?;
+            self.totals.duplicates += copies;
+            self.totals.acknowledged += acknowledged;
+            let disk = site.disk.exercised();
+            self.totals.disk_errors += disk.no_space + disk.io_errors + site.strikes.failed();
+            self.totals.engine_failures += site.engine.failed();
+        }
+        let disk = self.hub.disk.exercised();
+        self.totals.disk_errors += disk.no_space + disk.io_errors + self.hub.strikes.failed();
+        self.totals.cuts = self.pipes.cuts();
+        self.totals.silences = self.pipes.silences();
+        self.totals.transcript = self.transcript(&log);
+        self.field.kill();
+        self.field.gone().await;
+        for (site, _) in &mut self.edges {
+            site.close().await?;
+        }
+        self.hub.close().await;
+        Ok(self.totals)
+    }
+
+    fn transcript(&self, log: &[Logged]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.clock.now().tick.0.hash(&mut hasher);
+        for logged in log {
+            (&logged.sender, logged.number).hash(&mut hasher);
+        }
+        for (site, _) in &self.edges {
+            lock(&site.processes.sink).numbers.hash(&mut hasher);
+            site.engine.calls().hash(&mut hasher);
+            site.disk.exercised().operations.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
 }
 
-fn transcript(log: &[Logged], tick: u64) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    tick.hash(&mut hasher);
-    for logged in log {
-        logged.device.hash(&mut hasher);
-        logged.number.hash(&mut hasher);
+/// What one edge device's modules sent and got; gives copies and acknowledged messages.
+fn judge_edge(site: &EdgeSite, log: &[Logged], all: &[u64], faults: u64) -> Result<(u64, u64)> {
+    let (source, sink) = (lock(&site.processes.source), lock(&site.processes.sink));
+    for wrong in [&source.wrong, &sink.wrong] {
+        ensure!(wrong.is_none(), "{}: {wrong:?}", site.name);
     }
-    hasher.finish()
+    let copies_max = (source.connections + sink.connections + site.lives + faults) * IN_FLIGHT;
+    let inputs =
+        Sender { name: format!("{}/{SINK} in", site.name), numbers: all.to_vec(), copies_max };
+    let mut copies = oracle::judge(&inputs, sink.numbers.iter().copied())?;
+    let name = format!("{}/{SOURCE}", site.name);
+    let sender = Sender { name: name.clone(), numbers: all.to_vec(), copies_max };
+    copies += oracle::judge(&sender, oracle::numbers_of(log, &name))?;
+    let name = format!("{}/{SINK}", site.name);
+    let count = u64::try_from(all.len()).unwrap_or(u64::MAX);
+    let sender = Sender::passed_on(name.clone(), count, copies_max);
+    copies += oracle::judge(&sender, oracle::numbers_of(log, &name))?;
+    let passed = u64::try_from(sender.numbers.len()).unwrap_or(u64::MAX);
+    Ok((copies, source.acknowledged + passed))
+}
+
+fn fail(disk: &SimulatedDisk, chance: &Chance) {
+    let fault = if chance.below(2) == 0 { DiskFault::NoSpace } else { DiskFault::Io };
+    disk.fail(hub_site::operation(chance), chance.below(4), fault);
+}
+
+fn engine_call(chance: &Chance) -> EngineCall {
+    match chance.below(10) {
+        0..=3 => EngineCall::List,
+        4..=6 => EngineCall::Start,
+        7 => EngineCall::Create,
+        8 => EngineCall::Prepare,
+        _ => EngineCall::Remove,
+    }
+}
+
+fn jump(site: &EdgeSite, chance: &Chance) {
+    let hours = 1 + chance.below(JUMP_HOURS_MAX);
+    let millis = i64::try_from(hours * 3_600_000).unwrap_or(i64::MAX);
+    site.clock.set_skew_ms(if chance.below(2) == 0 { millis } else { -millis });
 }
