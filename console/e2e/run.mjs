@@ -391,6 +391,8 @@ const LOOKS = [
   ['phone-light', { viewport: { width: 390, height: 844 }, colorScheme: 'light', isMobile: true, hasTouch: true, deviceScaleFactor: 2 }],
   ['phone-dark', { viewport: { width: 390, height: 844 }, colorScheme: 'dark', isMobile: true, hasTouch: true, deviceScaleFactor: 2 }],
 ]
+/** Chromium starts its loads anew when an interface comes or goes, such as a bridge of containers. */
+const NETWORK_CHANGED = 'ERR_NETWORK_CHANGED'
 const AXE_RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 
 for (const [look, options] of LOOKS) {
@@ -415,7 +417,7 @@ for (const [look, options] of LOOKS) {
       await picture(shown, `${name}-${look}`)
       await shown.close()
     }
-    const unexpected = own.faults.filter((fault) => !fault.includes('401'))
+    const unexpected = own.faults.filter((fault) => !fault.includes('401') && !fault.includes(NETWORK_CHANGED))
     await own.close()
     assert.deepEqual([...faults, ...unexpected], [])
   })
@@ -453,7 +455,7 @@ test('signing out ends the session in every tab', async () => {
 })
 
 test('nothing went wrong in the browser', () => {
-  assert.deepEqual(window.faults.filter((fault) => !/status of (401|412)/u.test(fault)), [])
+  assert.deepEqual(window.faults.filter((fault) => !/status of (401|412)/u.test(fault) && !fault.includes(NETWORK_CHANGED)), [])
 })
 
 let failed = 0

@@ -65,6 +65,7 @@ pub(crate) fn test() -> Result<()> {
     step("release build", build_release)?;
     step("simulation", || simulate(&SIMULATION.map(str::to_owned)))?;
     step("console: types, unit tests, built files", console::check)?;
+    step("console in a browser", console::in_browser)?;
     step("module images", || image::pack_all(&root()))?;
     step("image of a module on the stock SDK", || image::pack_sdk_module(&root()))?;
     step("black-box tests", || {
