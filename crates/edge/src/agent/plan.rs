@@ -42,6 +42,17 @@ pub struct Current {
     pub state: State,
 }
 
+impl Current {
+    /// Whether it is what `wanted` says: whatever failed on the way is over.
+    pub fn is_as(&self, wanted: &Wanted) -> bool {
+        let state = match wanted.status {
+            DesiredStatus::Running => matches!(self.state, State::Running(_)),
+            DesiredStatus::Stopped => matches!(self.state, State::Created | State::Ended(_)),
+        };
+        state && self.spec == wanted.spec
+    }
+}
+
 /// What a module does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

@@ -307,8 +307,9 @@ impl Agent {
         self.state().engine = None;
         let specs = self.specs();
         let plan = {
-            let state = self.state();
+            let mut state = self.state();
             let (desired, observed) = sides(&state, &specs, &list);
+            forget_failures(&mut state.memories, &desired, &observed);
             // Nothing was ever desired: whatever runs is none of our business yet.
             let is_known = state.manifest.is_some();
             is_known.then(|| plan(&desired, &observed, &state.memories, self.world.now()))
@@ -713,6 +714,16 @@ fn sides(
         observed.insert(name, Current { spec: one.spec_digest.as_str().into(), state });
     }
     (desired, observed)
+}
+
+/// An engine may have done what it answered with an error; what is as desired has not failed.
+fn forget_failures(memories: &mut Memories, desired: &Desired, observed: &Observed) {
+    for (name, memory) in memories.iter_mut().filter(|(_, memory)| !memory.restart_asked) {
+        let sides = desired.get(name).zip(observed.get(name));
+        if sides.is_some_and(|(wanted, current)| current.is_as(wanted)) {
+            memory.failure = None;
+        }
+    }
 }
 
 /// What the plan sees.

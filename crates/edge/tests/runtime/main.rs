@@ -37,7 +37,7 @@ use model::waist::*;
 use model::world::Clock as _;
 use serde_json::{Value, json};
 use testkit::chance::Chance;
-use testkit::engine::FakeEngine;
+use testkit::engine::{EngineCall, EngineFault, FakeEngine};
 use testkit::world::{Host, VirtualClock};
 use tower::ServiceExt;
 
@@ -751,4 +751,21 @@ async fn the_device_ca_is_made_once_and_certificates_hold_for_the_host_name() {
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(key).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_did_what_it_answered_with_an_error_leaves_no_failure() {
+    let bench = Bench::new();
+    let edge = bench.deploy(all_up()).await;
+    bench.machine.fail(EngineCall::Start, EngineFault::After);
+    bench.machine.end("a", 1);
+    eventually("it runs again", async || {
+        let starts = bench.machine.calls().iter().filter(|it| *it == "start a").count();
+        (starts == 2 && bench.machine.is_running("a")).then_some(())
+    })
+    .await;
+    assert_eq!(bench.machine.failed(), 1);
+    Host::sleep(Duration::from_mins(1)).await;
+    let status = edge.status().await;
+    assert_eq!((status.desired_code, status.modules[0].words.as_str()), (200, ""));
 }
