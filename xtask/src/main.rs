@@ -29,10 +29,10 @@ cargo xtask <command>
   image sdk       pack the tests' module on the stock Azure SDK for Python (Debian, root)
   console         build the web console's files; --check compares them with the sources,
                   --browser tries them in Chromium against the built hub
-  planted         build each planted fault and show that a test catches it
+  planted         show that each planted fault is found, and in how many seeds
   powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
                   from --from SEED on; prints where to go on
-  sim [ARGS…]     run the simulator
+  sim [ARGS…]     run the simulator: --seed N, --seeds N, --hours H, …
   bench [ARGS…]   run the benchmarks
   help            this text
 ";

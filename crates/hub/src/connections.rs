@@ -111,7 +111,7 @@ impl Connections {
             (older, wheel, std::mem::take(&mut inner.waiting), inner.stopping)
         };
         // Planted: the older session goes on beside the newer one.
-        if let Some(older) = older.filter(|_| !cfg!(planted_lost_takeover)) {
+        if let Some(older) = older.filter(|_| !model::planted::is("lost_takeover")) {
             older.end(CloseReason::TakenOver);
         }
         if stopping {

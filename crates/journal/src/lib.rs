@@ -6,6 +6,8 @@
 //! Start with [`log`] (segments, retention, readers), then [`queue`] (lanes with cursors), then
 //! [`worker`] (many senders, one commit). [`disk`] is the seam to the file system.
 
+mod planted;
+
 pub mod disk;
 pub mod log;
 pub mod queue;

@@ -6,6 +6,7 @@
 //! Start reading at [`waist`].
 
 pub mod commit;
+pub mod planted;
 pub mod time;
 pub mod world;
 

@@ -79,7 +79,7 @@ enum Fault {
     Tell,
 }
 
-/// How often each fault comes in a run of 200 cuts: for the hub, and for each edge device.
+/// How often each fault comes beside 300 cuts: for the hub, and for each edge device.
 const OF_THE_HUB: [(Fault, u64); 5] = [
     (Fault::Silence, 6),
     (Fault::HubKill, 4),
@@ -197,13 +197,17 @@ impl Town {
 
     /// Every fault, and whom it strikes, in an order by chance.
     fn schedule(&self) -> Vec<(Fault, usize)> {
-        let share = |times: u64| (times * self.size.cuts).div_ceil(200);
+        let share = |times: u64| (times * self.size.cuts).div_ceil(300);
         let mut all = Vec::new();
         let mut add = |fault, times, at| all.extend((0..times).map(|_| (fault, at)));
         add(Fault::Cut, self.size.cuts, 0);
-        OF_THE_HUB.iter().for_each(|(fault, times)| add(*fault, share(*times), 0));
+        for (fault, times) in OF_THE_HUB {
+            add(fault, share(times), 0);
+        }
         for at in 0..self.edges.len() {
-            OF_AN_EDGE.iter().for_each(|(fault, times)| add(*fault, share(*times), at));
+            for (fault, times) in OF_AN_EDGE {
+                add(fault, share(times), at);
+            }
         }
         // Fisher and Yates.
         for last in (1..all.len()).rev() {
@@ -374,6 +378,9 @@ impl Town {
             self.totals.disk_errors += disk.no_space + disk.io_errors + site.strikes.failed();
             self.totals.engine_failures += site.engine.failed();
         }
+        // Its clock was always right.
+        let hasty = self.edges.last().map_or(0, |(site, _)| site.engine.hasty());
+        ensure!(hasty == 0, "modules were started again too soon, {hasty} times");
         let disk = self.hub.disk.exercised();
         self.totals.disk_errors += disk.no_space + disk.io_errors + self.hub.strikes.failed();
         self.totals.cuts = self.pipes.cuts();

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use engine::error::EngineError;
 use engine::runtime::{EngineResult, ModuleSpec, ModuleState, ModuleStatus};
+use model::time::WallTime;
 use model::world::Clock as _;
 use tokio::sync::Notify;
 
@@ -21,6 +22,9 @@ use crate::world::VirtualClock;
 
 /// Exit code of a module that was ended from outside: 128 + SIGKILL.
 pub const KILLED: i32 = 137;
+
+/// The shortest wait before a module that ended is started again. Source: Azure IoT Edge.
+pub const PAUSE_MIN: Duration = Duration::from_secs(10);
 
 /// What runs in modules.
 pub trait Programs: Send + Sync {
@@ -82,12 +86,15 @@ struct State {
     programs: Option<Arc<dyn Programs>>,
     faults: BTreeMap<EngineCall, VecDeque<EngineFault>>,
     failed: u64,
+    hasty: u64,
     slowness: Option<(Chance, Duration)>,
 }
 
 struct Module {
     spec: ModuleSpec,
     state: ModuleState,
+    /// When it ended without being asked to.
+    fell: Option<WallTime>,
 }
 
 impl FakeEngine {
@@ -127,6 +134,12 @@ impl FakeEngine {
         self.state().failed
     }
 
+    /// How often a module was started again sooner than [`PAUSE_MIN`] after it had ended by
+    /// itself or lost its power, by this machine's wall clock.
+    pub fn hasty(&self) -> u64 {
+        self.state().hasty
+    }
+
     /// Every change that was asked for, in order.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
@@ -156,7 +169,7 @@ impl FakeEngine {
 
     /// The first process of `name` ends by itself; whether it ran.
     pub fn end(&self, name: &str, exit_code: i32) -> bool {
-        let ended = self.state().end(name, exit_code, self.0.clock.now().wall.0);
+        let ended = self.state().fall(name, exit_code, self.0.clock.now().wall);
         if ended {
             self.0.changed.notify_one();
         }
@@ -168,7 +181,7 @@ impl FakeEngine {
         let mut state = self.state();
         let names: Vec<_> = state.modules.keys().cloned().collect();
         for name in names {
-            state.end(&name, KILLED, self.0.clock.now().wall.0);
+            state.fall(&name, KILLED, self.0.clock.now().wall);
         }
     }
 }
@@ -195,6 +208,14 @@ impl State {
             programs.ended(name);
         }
         true
+    }
+
+    fn fall(&mut self, name: &str, exit_code: i32, at: WallTime) -> bool {
+        let ended = self.end(name, exit_code, at.0);
+        if let Some(module) = self.modules.get_mut(name).filter(|_| ended) {
+            module.fell = Some(at);
+        }
+        ended
     }
 
     /// The fault of this call, if it is to fail.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use model::id::ModuleName;
 use model::manifest::{DesiredStatus, RestartPolicy};
+use model::planted;
 use model::time::{Now, Tick, WallTime};
 
 use super::restart::{self, Exit, History, Verdict};
@@ -155,8 +156,8 @@ pub fn plan(desired: &Desired, current: &Observed, memories: &Memories, now: Now
     let gone = current.keys().filter(|name| !desired.contains_key(*name));
     for name in gone {
         if due(&mut plan, memories.get(name), "", now) {
-            // The planted fault: a step is skipped.
-            if !cfg!(planted_plan_step_skipped) {
+            // Planted: a step is skipped.
+            if !planted::is("plan_step_skipped") {
                 plan.commands.push(Command::Remove(name.clone()));
             }
         }
@@ -263,6 +264,10 @@ impl One<'_> {
         match verdict {
             Verdict::Leave | Verdict::GiveUp => {}
             Verdict::Restart => self.push(plan, &[Command::Restart(self.name.clone())]),
+            // Planted: nobody waits before a restart.
+            Verdict::Wait(_) if planted::is("backoff_forgotten") => {
+                self.push(plan, &[Command::Restart(self.name.clone())]);
+            }
             Verdict::Wait(until) => {
                 // One millisecond more: the rule says "longer than".
                 soonest(plan, until.since(self.now.wall) + Duration::from_millis(1));

@@ -14,6 +14,7 @@ use model::id::ModuleName;
 use model::manifest::{DesiredStatus, InvalidManifest, Manifest};
 use model::method::{MethodRequest, MethodResponse};
 use model::names::EDGE_AGENT;
+use model::planted;
 use model::time::{Tick, WallTime};
 use model::twin::patch::difference;
 use model::twin::slot::DesiredChange;
@@ -238,7 +239,12 @@ impl Agent {
         match Manifest::parse(&desired) {
             Ok(manifest) => {
                 let fact = tables::from_desired(&desired, version);
-                let kept = self.store.save(Area::LastGood, EDGE_AGENT, move || Some(fact)).await;
+                // Planted: what is in force is not kept.
+                let kept = if planted::is("last_good_not_kept") {
+                    Ok(())
+                } else {
+                    self.store.save(Area::LastGood, EDGE_AGENT, move || Some(fact)).await
+                };
                 if let Err(error) = kept {
                     error!(%error, "manifest not kept; a restart would find the older one");
                 }

@@ -12,7 +12,8 @@ use journal::queue::{LaneStats, Queue};
 use journal::worker::{Intake, IntakeFull, IntakeLimits, Writer, WriterTurn, channel};
 use model::feature::FeatureSet;
 use model::id::{DeviceId, IdentityId, ModuleName};
-use model::names::EDGE_HUB;
+use model::names::{EDGE_HUB, UPSTREAM};
+use model::planted;
 use model::refusal::{Refusal, RefusalKind};
 use model::router_plan::RouterPlan;
 use model::time::{Now, Tick, WallTime};
@@ -419,6 +420,10 @@ impl Core {
         let bytes_max = plan.store_bytes_max.unwrap_or(u64::MAX).min(self.queue_bytes_max);
         let lanes = self.on_queue(move |queue, _| {
             queue.set_bytes_max(Some(bytes_max));
+            // Planted: what waited for the older routes is dropped.
+            if planted::is("route_swap_drops_queue") {
+                queue.drop_endpoint(UPSTREAM);
+            }
             let lane = |endpoint: String, priority| {
                 let id = queue.lane(&endpoint, priority);
                 ((endpoint, priority), id)
@@ -498,7 +503,10 @@ impl Core {
         let mut sessions = self.sessions();
         let older = sessions.remove(module).and_then(|older| older.upgrade());
         if let Some(older) = &older {
-            older.end(CloseReason::TakenOver);
+            // Planted: the older session goes on beside the newer one.
+            if !planted::is("router_lost_takeover") {
+                older.end(CloseReason::TakenOver);
+            }
         }
         let counter = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let epoch = Epoch { incarnation: self.incarnation, counter };

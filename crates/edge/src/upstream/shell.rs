@@ -10,6 +10,7 @@ use credentials::sas::SasToken;
 use model::feature::{Feature, FeatureSet, Subscription};
 use model::id::IdentityId;
 use model::method::{MethodCallId, MethodRequest, MethodResponse};
+use model::planted;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Tick, WallTime};
 use model::twin::pending::PendingPatches;
@@ -397,7 +398,10 @@ impl Link {
             features.insert(subscription(Feature::Methods, METHODS_FILTER));
         }
         self.ask(session, DeviceRequest::Subscribe(features), REQUEST_WAIT).await?;
-        self.read_all(session).await?;
+        // Planted: what was desired meanwhile is never heard of.
+        if !planted::is("desired_lost_reconnecting") || self.view().is_none() {
+            self.read_all(session).await?;
+        }
         Ok(methods)
     }
 
@@ -518,6 +522,10 @@ impl Link {
             };
             if pending.is_empty() {
                 return Ok(());
+            }
+            // Planted: what is on its way is no longer kept.
+            if planted::is("reported_patch_lost") {
+                self.state().copy.pending.clear();
             }
             match self.push(session, &pending).await {
                 Ok(version) => self.state().copy.handle_pushed(generation, &pending, version),

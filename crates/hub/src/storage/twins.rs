@@ -205,7 +205,7 @@ pub(crate) fn subscribe(
             continue;
         }
         // Planted: subscriptions live no longer than their session.
-        if known != Some(subscription) && !cfg!(planted_forgotten_feature) {
+        if known != Some(subscription) && !model::planted::is("forgotten_feature") {
             rows::put_subscription(w.db, ord, subscription)?;
         }
         all.insert(subscription.clone());

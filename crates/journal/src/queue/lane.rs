@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LaneStats, WINDOW_RECORDS_MAX};
 use crate::log::{Budget, LaneId, Position, ReadError, Reader, StoredRecord, Totals};
+use crate::planted;
 
 /// Bytes of a frame beside its payload, at least; turns payload bytes into bytes on disk.
 const FRAME_BYTES: u64 = 36;
@@ -43,15 +44,12 @@ impl Lane {
     }
 
     /// Everything before this is done with.
-    #[cfg(not(planted_cursor_before_delivery))]
     pub(super) fn cursor(&self) -> Position {
+        // Planted: what was handed out counts as delivered.
+        if planted::is("cursor_before_delivery") {
+            return self.sent;
+        }
         self.in_flight.first_key_value().map_or(self.sent, |(first, _)| *first)
-    }
-
-    /// The planted fault: what was handed out counts as delivered.
-    #[cfg(planted_cursor_before_delivery)]
-    pub(super) fn cursor(&self) -> Position {
-        self.sent
     }
 
     pub(super) fn next(
@@ -182,13 +180,12 @@ fn disk_bytes(record: &StoredRecord) -> u64 {
     FRAME_BYTES + expiry + record.payload.len() as u64
 }
 
-#[cfg(not(planted_expired_delivered))]
 fn is_expired(record: &StoredRecord, now_ms: i64) -> bool {
-    record.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
-}
-
-/// The planted fault: expiry is ignored.
-#[cfg(planted_expired_delivered)]
-fn is_expired(_: &StoredRecord, _: i64) -> bool {
-    false
+    // Planted: a clock that went back makes everything too old.
+    if planted::is("clock_back_expires") && now_ms < record.enqueued_ms {
+        return true;
+    }
+    // Planted: nothing is ever too old.
+    !planted::is("expired_delivered")
+        && record.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
 }

@@ -1,10 +1,5 @@
-//! One test per planted fault: it passes in the product and fails under the fault's cfg.
-//!
-//! | `RUSTFLAGS="--cfg …"` | caught by |
-//! |---|---|
-//! | `planted_ack_before_commit` | `what_is_acknowledged_survives_a_power_cut` |
-//! | `planted_cursor_before_delivery` | `what_was_only_handed_out_comes_again` |
-//! | `planted_expired_delivered` | `what_has_expired_is_not_delivered` |
+//! One test per planted fault of this crate: it passes in the product and fails under the fault.
+//! `cargo xtask planted` lists them all.
 
 use std::sync::Arc;
 

@@ -9,9 +9,10 @@ use engine::runtime::{
     EngineInfo, EngineResult, ImageArchive, ImageImported, ImageState, LogLine, LogQuery,
     LogSource, LogStream, ModuleCreated, ModuleRuntime, ModuleSpec, ModuleState, ModuleStatus,
 };
+use model::time::WallTime;
 use model::world::{Boxed, Clock as _};
 
-use super::{EngineCall, EngineFault, FakeEngine, KILLED, Module, State};
+use super::{EngineCall, EngineFault, FakeEngine, KILLED, Module, PAUSE_MIN, State};
 
 impl FakeEngine {
     /// Takes its time, does `work` unless it is to fail first, takes its time again.
@@ -110,7 +111,7 @@ impl ModuleRuntime for FakeEngine {
                 let message = "it exists; remove it first".to_owned();
                 return Err(EngineError::Conflict { name: spec.name, message });
             }
-            let made = Module { state: created(&spec), spec };
+            let made = Module { state: created(&spec), spec, fell: None };
             state.modules.insert(made.spec.name.clone(), made);
             Ok(ModuleCreated::default())
         };
@@ -122,12 +123,15 @@ impl ModuleRuntime for FakeEngine {
             state.note("start", &name);
             let programs = state.programs.clone();
             let module = state.module(&name)?;
+            let fell = module.fell.take();
             if module.state.status != ModuleStatus::Running {
                 module.state.status = ModuleStatus::Running;
                 module.state.started_at = Some(now);
                 if let Some(programs) = programs {
                     programs.started(&module.spec);
                 }
+                let waited = fell.map(|at| WallTime(now).since(at));
+                state.hasty += u64::from(waited.is_some_and(|waited| waited < PAUSE_MIN));
             }
             Ok(())
         };

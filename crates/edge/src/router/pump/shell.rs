@@ -11,6 +11,7 @@ use journal::queue::Delivery;
 use model::id::IdentityId;
 use model::message::Message;
 use model::names::UPSTREAM;
+use model::planted;
 use model::refusal::RefusalKind;
 use model::time::Tick;
 use model::waist::{
@@ -31,6 +32,7 @@ const ROOM_WAIT: Duration = Duration::from_secs(5);
 const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// A record in flight.
+#[derive(Clone, Copy)]
 struct Place {
     lane: LaneId,
     position: Position,
@@ -187,6 +189,10 @@ impl Sending {
             self.pump.handle_answer((sender, 0), refusal, now, world.random.number());
             return;
         };
+        // Planted: the cursor moves when a message is sent, not when it arrived.
+        if planted::is("cursor_before_upstream_ack") {
+            self.acknowledge(places.clone()).await;
+        }
         let sender = sender.clone();
         self.outstanding.push(Box::pin(answers(world, sender, places, completion, deadline)));
     }

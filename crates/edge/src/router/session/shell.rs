@@ -14,6 +14,7 @@ use model::feature::{Feature, FeatureSet};
 use model::id::{IdentityId, ModuleName};
 use model::message::Message;
 use model::method::{MethodCallId, MethodRequest, MethodResponse};
+use model::planted;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Tick, WallTime};
 use model::twin::slot::{DesiredChange, DesiredSlot};
@@ -308,6 +309,11 @@ impl ModuleSession {
             let token = DeliveryToken(state.next);
             state.next += 1;
             state.inputs.unsettled.insert(token, (lane, position));
+            // Planted: what was handed out counts as worked up.
+            if planted::is("input_done_when_handed_out") {
+                let done = move |queue: &mut Queue, _| queue.acknowledge(lane, position);
+                self.core.intake.command(Box::new(done)).ok();
+            }
             return Poll::Ready(DeviceEvent::Message(Box::new(Delivery { token, message })));
         }
         let room = UNSETTLED_MAX.saturating_sub(state.inputs.unsettled.len());
@@ -593,6 +599,10 @@ impl Pending {
         if let Some(committed) = &self.committed {
             return Poll::Ready(committed.clone());
         }
+        // Planted: nobody waits for the disk.
+        if planted::is("ack_before_commit") {
+            return Poll::Ready(Ok(()));
+        }
         let Some(commit) = &mut self.commit else { return Poll::Ready(Ok(())) };
         let Poll::Ready(told) = Pin::new(commit).poll(cx) else { return Poll::Pending };
         let outcome = told.unwrap_or_else(|_| Err(gone()));
@@ -623,6 +633,10 @@ pub(crate) fn commit_told(
     told: oneshot::Sender<Result<(), Refusal>>,
     outcome: &Result<journal::log::Committed, journal::log::CommitError>,
 ) {
+    // Planted: a disk that failed is none of the sender's business.
+    if planted::is("disk_error_is_success") {
+        return drop(told.send(Ok(())));
+    }
     // Dropping the completion cancels nothing.
     told.send(outcome.as_ref().map(|_| ()).map_err(refusal_of)).ok();
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use model::feature::{Feature, FeatureSet, Subscription};
 use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
 use model::method::{MethodCallId, MethodResponse};
+use model::planted;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::Tick;
 use model::twin::TwinPatch;
@@ -29,6 +30,10 @@ impl Session {
             && self.pending.len() < usize::from(self.options.window.max(1))
             && !self.waits_for_twin_path()
         {
+            // Planted: what is sent again comes last first.
+            if planted::is("resend_out_of_order") && self.queue.len() > 1 {
+                self.queue.swap(0, 1);
+            }
             let Some(Queued { id, deadline, work }) = self.queue.pop_front() else { break };
             match work {
                 Work::Again(flight) => self.fly(id, deadline, flight, true),
