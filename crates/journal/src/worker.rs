@@ -114,8 +114,31 @@ impl fmt::Debug for IntakeFull {
     }
 }
 
+/// Submissions of one sender, none of which may overtake another: once one has failed, those
+/// that wait behind it fail as well, for the sender will send all of them again. After that the
+/// sender goes on with another chain.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Arc<Mutex<Option<CommitError>>>);
+
+impl Chain {
+    /// Why a link of it failed; none while it holds.
+    pub fn failure(&self) -> Option<CommitError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether both are the same.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn tear(&self, error: &CommitError) {
+        let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert_with(|| error.clone());
+    }
+}
+
 enum Job<S> {
-    Submission { records: Vec<Record>, callback: Callback },
+    Submission { records: Vec<Record>, callback: Callback, chain: Option<Chain> },
     Command(Command<S>),
 }
 
@@ -149,6 +172,35 @@ impl<S: Store> Intake<S> {
     /// # Errors
     /// [`IntakeFull`] gives everything back.
     pub fn submit(&self, records: Vec<Record>, callback: Callback) -> Result<(), IntakeFull> {
+        self.enqueue(records, callback, None)
+    }
+
+    /// As [`Intake::submit`], but fails if an earlier link of `chain` did.
+    ///
+    /// # Errors
+    /// As [`Intake::submit`].
+    pub fn submit_in(
+        &self,
+        chain: &Chain,
+        records: Vec<Record>,
+        callback: Callback,
+    ) -> Result<(), IntakeFull> {
+        let own = chain.clone();
+        let callback: Callback = Box::new(move |outcome| {
+            if let Err(error) = outcome {
+                own.tear(error);
+            }
+            callback(outcome);
+        });
+        self.enqueue(records, callback, Some(chain.clone()))
+    }
+
+    fn enqueue(
+        &self,
+        records: Vec<Record>,
+        callback: Callback,
+        chain: Option<Chain>,
+    ) -> Result<(), IntakeFull> {
         let bytes = payload_bytes(&records);
         let mut waiting = self.waiting();
         if waiting.closed {
@@ -162,7 +214,7 @@ impl<S: Store> Intake<S> {
         }
         waiting.records += records.len();
         waiting.bytes += bytes;
-        push(waiting, Job::Submission { records, callback });
+        push(waiting, Job::Submission { records, callback, chain });
         Ok(())
     }
 
@@ -273,8 +325,14 @@ impl<S: Store> Writer<S> {
         for job in jobs {
             match job {
                 Job::Command(command) => command(&mut self.store, now_ms),
-                Job::Submission { records, callback } => {
-                    self.stage(&records, callback, &mut staged, now_ms);
+                Job::Submission { records, callback, chain } => {
+                    match chain.and_then(|chain| chain.failure()) {
+                        None => self.stage(&records, callback, &mut staged, now_ms),
+                        Some(error) => {
+                            self.commit(&mut staged, now_ms);
+                            callback(&Err(error));
+                        }
+                    }
                 }
             }
         }

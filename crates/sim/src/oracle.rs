@@ -116,7 +116,8 @@ pub fn judge(sender: &Sender, arrived: impl Iterator<Item = u64>) -> Result<u64>
     let name = &sender.name;
     let mut next = 0;
     let mut copies = 0;
-    for number in arrived {
+    let all: Vec<u64> = arrived.collect();
+    for (at, &number) in all.iter().enumerate() {
         match sender.numbers.get(next) {
             Some(expected) if *expected == number => next += 1,
             _ if sender
@@ -126,7 +127,15 @@ pub fn judge(sender: &Sender, arrived: impl Iterator<Item = u64>) -> Result<u64>
             {
                 copies += 1;
             }
-            expected => bail!("{name}: {number} stands where {expected:?} was to come"),
+            expected => {
+                let around = all.get(at.saturating_sub(4)..all.len().min(at + 4));
+                let later =
+                    expected.is_some_and(|expected| all.iter().skip(at).any(|it| it == expected));
+                bail!(
+                    "{name}: {number} stands where {expected:?} was to come, which comes later: \
+                     {later}; around it {around:?}"
+                )
+            }
         }
     }
     if let Some(missing) = sender.numbers.get(next) {

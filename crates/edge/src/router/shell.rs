@@ -9,7 +9,7 @@ use api::router::RouterMetrics;
 use journal::disk::Disk;
 use journal::log::{CommitError, LaneId, LogOptions, OpenLogError, StageError};
 use journal::queue::{LaneStats, Queue};
-use journal::worker::{Intake, IntakeFull, IntakeLimits, Writer, WriterTurn, channel};
+use journal::worker::{Chain, Intake, IntakeFull, IntakeLimits, Writer, WriterTurn, channel};
 use model::feature::FeatureSet;
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::names::{EDGE_HUB, UPSTREAM};
@@ -310,6 +310,7 @@ impl Core {
         self: &Arc<Self>,
         from: &Proven,
         batch: &Batch,
+        chain: &Chain,
     ) -> Result<(Option<oneshot::Receiver<Result<(), Refusal>>>, VecDeque<Result<(), Refusal>>), ()>
     {
         let table = self.table();
@@ -349,7 +350,7 @@ impl Core {
             }
             core.handle_committed(outcome.is_ok(), stored, is_upstream, &modules);
         });
-        match self.intake.submit(records, callback) {
+        match self.intake.submit_in(chain, records, callback) {
             Ok(()) => {
                 self.count_unrouted(unrouted);
                 Ok((Some(done), each))

@@ -151,3 +151,20 @@ fn closing_answers_what_waits_first_and_refuses_the_rest() {
     let closed = Err("the journal is closed".to_owned());
     assert_eq!(*answers.lock().unwrap(), [(2, closed), (0, Ok(2)), (1, Ok(2))]);
 }
+
+#[test]
+fn what_waits_behind_a_failed_submission_of_its_chain_fails_with_it() {
+    let (disk, intake, mut writer) = opened(IntakeLimits::default());
+    let answers = Answers::default();
+    let chain = Chain::default();
+    disk.fail(Operation::Sync, 0, DiskFault::Io);
+    intake.submit_in(&chain, vec![record(0)], answer(&answers, 0)).unwrap();
+    writer.turn(0);
+    intake.submit_in(&chain, vec![record(1)], answer(&answers, 1)).unwrap();
+    intake.submit(vec![record(2)], answer(&answers, 2)).unwrap();
+    intake.submit_in(&Chain::default(), vec![record(3)], answer(&answers, 3)).unwrap();
+    writer.turn(0);
+    let answers = answers.lock().unwrap();
+    let done: Vec<_> = answers.iter().map(|(number, outcome)| (*number, outcome.is_ok())).collect();
+    assert_eq!(done, [(0, false), (1, false), (2, true), (3, true)]);
+}

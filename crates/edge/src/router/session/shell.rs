@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use journal::log::{Budget, LaneId, Position};
 use journal::queue::{Delivery as Found, Queue};
+use journal::worker::Chain;
 use model::feature::{Feature, FeatureSet};
 use model::id::{IdentityId, ModuleName};
 use model::message::Message;
@@ -63,6 +64,8 @@ struct State {
     methods: VecDeque<(MethodCallId, MethodRequest, Tick)>,
     calls: BTreeMap<MethodCallId, oneshot::Sender<MethodResponse>>,
     inputs: Inputs,
+    /// What was sent behind a message that was not kept is not kept either.
+    chain: Chain,
     next: u64,
 }
 
@@ -104,6 +107,7 @@ impl ModuleSession {
                 methods: VecDeque::new(),
                 calls: BTreeMap::new(),
                 inputs: Inputs { has_work: true, ..Inputs::default() },
+                chain: Chain::default(),
                 next: 1,
             }),
             core: Arc::clone(&core),
@@ -165,6 +169,14 @@ impl ModuleSession {
 
     pub(crate) fn is_open(&self) -> bool {
         self.state().closed.is_none()
+    }
+
+    /// Goes on with another chain, if `told` is torn and still in use.
+    fn begin_chain(&self, told: &Chain) {
+        let mut state = self.state();
+        if state.chain.is(told) && told.failure().is_some() {
+            state.chain = Chain::default();
+        }
     }
 
     /// Messages for its inputs were committed.
@@ -491,7 +503,8 @@ impl DeviceSession for ModuleSession {
         if self.settle(&batch).is_err() {
             return Err(Full(batch));
         }
-        let Ok((commit, mut taken)) = self.core.take(&self.proven, &batch) else {
+        let chain = self.state().chain.clone();
+        let Ok((commit, mut taken)) = self.core.take(&self.proven, &batch, &chain) else {
             return Err(Full(batch));
         };
         let mut slots = VecDeque::with_capacity(batch.0.len());
@@ -516,7 +529,8 @@ impl DeviceSession for ModuleSession {
                 }
             });
         }
-        Ok(Completion::new(Pending { slots, commit, committed: None }))
+        let session = Self::weak(&self.me);
+        Ok(Completion::new(Pending { slots, commit, committed: None, session, chain }))
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -563,7 +577,7 @@ impl DeviceSession for ModuleSession {
         }
         if let Leave::Lost { will: Some(will) } = how {
             let batch = Batch::from(DeviceRequest::SendTelemetry(will));
-            if self.core.take(&self.proven, &batch).is_err() {
+            if self.core.take(&self.proven, &batch, &Chain::default()).is_err() {
                 warn!(module_id = %self.module, "the will was lost: the journal is full");
             }
         }
@@ -586,6 +600,17 @@ struct Pending {
     slots: VecDeque<Slot>,
     commit: Option<oneshot::Receiver<Result<(), Refusal>>>,
     committed: Option<Result<(), Refusal>>,
+    session: Weak<ModuleSession>,
+    chain: Chain,
+}
+
+impl Drop for Pending {
+    /// Whoever was told of a failure, or does not care, may go on.
+    fn drop(&mut self) {
+        if let Some(session) = self.session.upgrade() {
+            session.begin_chain(&self.chain);
+        }
+    }
 }
 
 enum Slot {
