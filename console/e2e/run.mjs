@@ -320,6 +320,16 @@ test('the pipeline shows routes with rates, queues and drops', async () => {
   await shown.close()
 })
 
+test('one goes from a device back to the list and to the overview', async () => {
+  const shown = await page('')
+  await shown.getByRole('heading', { name: DEVICE }).waitFor()
+  await shown.getByRole('link', { name: 'Devices', exact: true }).click()
+  await shown.getByRole('heading', { name: 'Devices' }).waitFor()
+  await shown.getByRole('link', { name: 'Overview', exact: true }).click()
+  await shown.getByRole('heading', { name: 'Overview' }).waitFor()
+  await shown.close()
+})
+
 test('the palette goes to a tab without the mouse', async () => {
   const shown = await page('')
   await shown.getByRole('heading', { name: DEVICE }).waitFor()

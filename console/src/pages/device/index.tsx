@@ -56,7 +56,10 @@ function Tabs({ id }: { id: string }): ReactNode {
   const place = useRef<HTMLElement>(null)
   const path = useRouterState({ select: (state) => state.location.pathname })
   // On a phone the row of tabs is wider than the window.
-  useEffect(() => place.current?.querySelector('[data-status="active"]')?.scrollIntoView({ block: 'nearest', inline: 'center' }), [path])
+  useEffect(() => {
+    // In braces: new browsers give a promise back, which is no way to clean up.
+    void place.current?.querySelector('[data-status="active"]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
+  }, [path])
   return (
     <nav className="tabs" aria-label="Tabs of the device" ref={place}>
       {TABS.map(([tab, name]) => (
