@@ -184,7 +184,9 @@ fn content(plan: &Plan) -> Value {
              BrokeredEndpoint(\"/modules/{SINK}/inputs/in\")"
         ),
     });
-    if let (true, Some(routes)) = (plan.decoy, routes.as_object_mut()) {
+    // The hub refuses a route to a module that the manifest does not name.
+    let has_decoy = plan.decoy && plan.extra.is_some();
+    if let (true, Some(routes)) = (has_decoy, routes.as_object_mut()) {
         let decoy = format!(
             "FROM /messages/modules/nobody/* INTO BrokeredEndpoint(\"/modules/{EXTRA}/inputs/x\")"
         );

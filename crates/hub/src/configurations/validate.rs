@@ -80,7 +80,7 @@ fn locate(text: &str, tree: &Node, fault: &mut ContentFault) {
 
 /// The byte that a fault of a route or condition speaks of.
 fn position_in(message: &str) -> Option<usize> {
-    let (_, rest) = message.split_once(": at position ")?;
+    let rest = message.strip_prefix("at position ")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
