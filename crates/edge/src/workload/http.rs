@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::StatusCode;
@@ -74,6 +74,7 @@ pub fn router(module: ModuleName, secrets: Arc<dyn ModuleSecrets>) -> Router {
             failed(StatusCode::METHOD_NOT_ALLOWED, "the operation has another method")
         })
         .layer(from_fn(versioned))
+        .layer(from_fn(whole))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(Arc::new(Workload { module, secrets }))
 }
@@ -158,6 +159,19 @@ impl Workload {
             until,
         })?;
         certificate(&issued)
+    }
+}
+
+/// Reads the request to its end before anything is answered: a refusal that comes earlier closes
+/// the connection under a client that still writes its body, which then never sees the reason.
+async fn whole(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match to_bytes(body, REQUEST_BYTES_MAX).await {
+        Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Err(_) => failed(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &format!("the request broke off or has more than {REQUEST_BYTES_MAX} bytes"),
+        ),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The interface as a module's client sees it, over the real keys in files.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::body::Body;
 use credentials::certificate::Leaf;
 use credentials::sas::SasToken;
@@ -231,5 +233,32 @@ async fn what_a_module_may_not_ask_is_refused_with_a_reason() {
         let (code, answer) = bench.ask(socket, method, path, body).await;
         assert_eq!(code, status, "{method} {path} {answer}");
         assert!(answer["message"].as_str().unwrap().contains(words), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_comes_after_the_whole_request_was_read() {
+    let bench = Bench::new();
+    for (method, path) in [
+        ("POST", "/modules/m/genid/g1/sign?api-version=1999-01-01"),
+        ("POST", "/nowhere?api-version=2020-07-07"),
+        ("POST", "/trust-bundle?api-version=2020-07-07"),
+    ] {
+        let read = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&read);
+        let parts = futures_util::stream::iter([Ok::<_, std::io::Error>("{"), Ok("}")]);
+        let parts = futures_util::StreamExt::chain(
+            parts,
+            futures_util::stream::once(async move {
+                end.store(true, Ordering::Relaxed);
+                Ok("")
+            }),
+        );
+        let request =
+            Request::builder().method(method).uri(path).body(Body::from_stream(parts)).unwrap();
+        let router = router("m".parse().unwrap(), Arc::clone(&bench.secrets));
+        let answer = router.oneshot(request).await.unwrap();
+        assert!(answer.status().is_client_error(), "{path}");
+        assert!(read.load(Ordering::Relaxed), "{path}");
     }
 }
