@@ -31,7 +31,7 @@ cargo xtask <command>
                   --browser tries them in Chromium against the built hub
   planted         show that each planted fault is found, and in how many seeds
   powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
-                  from --from SEED on; prints where to go on
+                  from --from SEED on, with --jobs 1 on one core; prints where to go on
   sim [ARGS…]     run the simulator: --seed N, --seeds N, --hours H, …
   bench [ARGS…]   run the benchmarks
   help            this text
