@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{console, image, planted, release_dir, root, say, tidy};
+use crate::{cgroup2, console, image, planted, release_dir, root, say, tidy};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -48,6 +48,7 @@ pub(crate) fn check() -> Result<()> {
 pub(crate) fn test() -> Result<()> {
     step("what the tests need", install)?;
     check()?;
+    step("containers on cgroup v2, in a virtual machine", cgroup2::run)?;
     step("planted faults", planted::catch_all)?;
     step("release build", build_release)?;
     step("simulation", || simulate(&SIMULATION.map(str::to_owned)))?;
@@ -102,7 +103,13 @@ pub(crate) fn output(program: &str, args: &[&str]) -> Result<String> {
 }
 
 fn install() -> Result<()> {
-    let missing: Vec<&str> = DEBIAN_PACKAGES
+    install_packages(DEBIAN_PACKAGES)?;
+    python_sdk()
+}
+
+/// Installs those of `packages` (program, Debian package) whose program is not there.
+pub(crate) fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = packages
         .iter()
         .filter(|(program, _)| !on_path(program))
         .map(|(_, package)| *package)
@@ -119,7 +126,7 @@ fn install() -> Result<()> {
             .args(&missing)
             .env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
-    python_sdk()
+    Ok(())
 }
 
 /// The unmodified Azure SDK, in a virtual environment of its own under `target`.

@@ -3,6 +3,7 @@
 //! It is small on purpose: it runs cargo, reads the tree, packs images, and starts things.
 //! Everything with a rule worth testing lies in a module of its own.
 
+mod cgroup2;
 mod console;
 mod gate;
 mod image;
@@ -29,6 +30,7 @@ cargo xtask <command>
   image sdk       pack the tests' module on the stock Azure SDK for Python (Debian, root)
   console         build the web console's files; --check compares them with the sources,
                   --browser tries them in Chromium against the built hub
+  cgroup2         the engine's tests on a kernel with cgroup v2 alone, in a virtual machine
   planted         show that each planted fault is found, and in how many seeds
   powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
                   from --from SEED on, with --jobs 1 on one core; prints where to go on
@@ -58,6 +60,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "image" if args == ["sdk"] => image::pack_sdk_module(&root()),
         "console" => console::run(&args),
         "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
+        "cgroup2" => cgroup2::run(),
         "planted" => planted::catch_all(),
         "powercut" => powercut::run(&args),
         "sim" => gate::simulate(&args),
