@@ -91,6 +91,8 @@ pub struct StoredRecord {
     /// The bytes: a slice of the buffer of one read, so keep a copy rather than a clone if it
     /// is to live longer than its batch.
     pub payload: Bytes,
+    /// Its bytes on disk, which all of its lanes share.
+    pub disk_bytes: u64,
 }
 
 /// How much one read may bring.

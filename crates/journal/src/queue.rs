@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::disk::Disk;
 use crate::log::{
-    Budget, CommitError, Committed, LaneId, Log, LogOptions, OpenLogError, Position, ReadError,
-    Reader, Record, Recovered, StageError, StoredRecord, Totals,
+    Bounds, Budget, CommitError, Committed, LaneId, Log, LogOptions, OpenLogError, Position,
+    ReadError, Reader, Record, Recovered, StageError, StoredRecord, Totals,
 };
 
 mod lane;
@@ -203,6 +203,11 @@ impl Queue {
     pub fn stats(&self, now_ms: i64) -> Result<Vec<LaneStats>, ReadError> {
         let each = self.lanes.iter().map(|(id, lane)| lane.stats(*id, &self.reader, now_ms));
         each.collect()
+    }
+
+    /// Where the log of the queue begins and ends.
+    pub fn bounds(&self) -> Bounds {
+        self.reader.bounds()
     }
 
     /// From now on records are refused beyond so many bytes on disk; what lies there stays.

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod lives;
 mod mutations;
+mod oracle;
 mod planted;
 mod power_cut;
 mod queue_model;

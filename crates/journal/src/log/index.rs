@@ -4,7 +4,8 @@
 //! blocks that can be entered on their own. The encoded form is also what a closed segment
 //! carries in its index frame:
 //! `u32 lanes`, then per lane `u32 lane`, six 64-bit totals, `u32 blocks`, `u32 bytes`, the
-//! blocks (`u64 position, u64 offset, i64 ms, u32 at`) and the bytes.
+//! blocks (`u64 position, u64 offset, i64 ms, u32 at`) and the bytes. The `ms` of a block is the
+//! latest time up to its first entry, so that it ascends although a clock may have gone back.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +56,7 @@ impl LaneIndex {
     pub(crate) fn push(&mut self, entry: Entry, ms: i64, expires_ms: Option<i64>) {
         if self.totals.count.is_multiple_of(BLOCK_ENTRIES) {
             let at = u32::try_from(self.encoded.len()).unwrap_or(u32::MAX);
+            let ms = if self.totals.count == 0 { ms } else { self.totals.last_ms.max(ms) };
             self.blocks.push(Block { position: entry.position, offset: entry.offset, ms, at });
             put(&mut self.encoded, 0);
             put(&mut self.encoded, 0);
@@ -83,7 +85,7 @@ impl LaneIndex {
     }
 
     /// A position at or before the first record enqueued at or after `at_ms`, at most a block
-    /// before it if the clock did not jump.
+    /// before it.
     pub(crate) fn hint(&self, at_ms: i64) -> u64 {
         let block = self.blocks.partition_point(|block| block.ms < at_ms).saturating_sub(1);
         self.blocks.get(block).map_or(self.totals.first, |block| block.position)

@@ -326,5 +326,6 @@ fn record_at(seed: u32, bytes: &Bytes, start: u64, entry: &Entry) -> Option<Stor
         enqueued_ms: frame.enqueued_ms,
         expires_ms: frame.expires_ms,
         payload: bytes.slice(payload),
+        disk_bytes: frame.length,
     })
 }

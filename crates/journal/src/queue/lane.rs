@@ -1,13 +1,10 @@
 //! One lane: its cursor, what is in flight, and what was acknowledged out of order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{LaneStats, WINDOW_RECORDS_MAX};
 use crate::log::{Budget, LaneId, Position, ReadError, Reader, StoredRecord, Totals};
 use crate::planted;
-
-/// Bytes of a frame beside its payload, at least; turns payload bytes into bytes on disk.
-const FRAME_BYTES: u64 = 36;
 
 /// One lane. What lies before `sent` is in flight, acknowledged or expired.
 #[derive(Debug)]
@@ -21,10 +18,10 @@ pub(super) struct Lane {
     sent: Position,
     /// Delivered and not acknowledged, with bytes on disk; at most [`WINDOW_RECORDS_MAX`].
     in_flight: BTreeMap<Position, u64>,
-    /// Acknowledged or expired behind something in flight: not to be delivered again after a
-    /// rewind. Positions in a lane have gaps, so a set of them is no larger than a set of
-    /// ranges.
-    done_ahead: BTreeSet<Position>,
+    /// Acknowledged or expired behind something in flight, with bytes on disk: not to be
+    /// delivered again after a rewind. Positions in a lane have gaps, so a map of them is no
+    /// larger than a map of ranges.
+    done_ahead: BTreeMap<Position, u64>,
     expired: u64,
 }
 
@@ -38,7 +35,7 @@ impl Lane {
             moved: false,
             sent: cursor,
             in_flight: BTreeMap::new(),
-            done_ahead: BTreeSet::new(),
+            done_ahead: BTreeMap::new(),
             expired: 0,
         }
     }
@@ -77,7 +74,7 @@ impl Lane {
             let fresh: Vec<StoredRecord> =
                 batch.records.into_iter().filter(|record| self.wants(record, now_ms)).collect();
             if at_end || !fresh.is_empty() {
-                let flying = fresh.iter().map(|record| (record.position, disk_bytes(record)));
+                let flying = fresh.iter().map(|record| (record.position, record.disk_bytes));
                 self.in_flight.extend(flying);
                 self.prune();
                 return Ok(fresh);
@@ -86,13 +83,13 @@ impl Lane {
     }
 
     fn wants(&mut self, record: &StoredRecord, now_ms: i64) -> bool {
-        if self.done_ahead.contains(&record.position) {
+        if self.done_ahead.contains_key(&record.position) {
             return false;
         }
         if is_expired(record, now_ms) {
             self.expired += 1;
-            self.done_ahead.insert(record.position);
-            self.forget(disk_bytes(record));
+            self.done_ahead.insert(record.position, record.disk_bytes);
+            self.forget(record.disk_bytes);
             return false;
         }
         true
@@ -103,7 +100,7 @@ impl Lane {
             self.forget(bytes);
             self.moved = true;
             if self.in_flight.first_key_value().is_some_and(|(first, _)| *first < position) {
-                self.done_ahead.insert(position);
+                self.done_ahead.insert(position, bytes);
             }
             self.prune();
         }
@@ -111,7 +108,7 @@ impl Lane {
 
     /// Forgets what the cursor has passed.
     fn prune(&mut self) {
-        if self.done_ahead.first().is_some_and(|first| *first < self.cursor()) {
+        if self.done_ahead.first_key_value().is_some_and(|(first, _)| *first < self.cursor()) {
             self.done_ahead = self.done_ahead.split_off(&self.cursor());
         }
     }
@@ -135,15 +132,16 @@ impl Lane {
         passed || (totals.expires_ms <= now_ms && self.in_flight.is_empty())
     }
 
-    /// The segment that ended at `end` is gone with `count` records nobody saw; `behind` is what
-    /// remains of the lane.
+    /// The segment that ended at `end` is gone with `count` records from the cursor on, which
+    /// expired unless they were done; `behind` is what remains of the lane, records and bytes.
     pub(super) fn skip_expired(&mut self, end: Position, count: u64, behind: (u64, u64)) {
         self.sent = self.sent.max(end);
         self.moved = true;
-        self.expired += count;
-        self.done_ahead = self.done_ahead.split_off(&end);
+        let ahead = self.done_ahead.split_off(&end);
+        let done = std::mem::replace(&mut self.done_ahead, ahead).len() as u64;
+        self.expired += count.saturating_sub(done);
         self.depth = behind.0.saturating_sub(self.done_ahead.len() as u64);
-        self.bytes = behind.1;
+        self.bytes = behind.1.saturating_sub(self.done_ahead.values().sum());
     }
 
     pub(super) fn stats(
@@ -173,11 +171,6 @@ impl Lane {
         self.depth = self.depth.saturating_sub(1);
         self.bytes = if self.depth == 0 { 0 } else { self.bytes.saturating_sub(bytes) };
     }
-}
-
-fn disk_bytes(record: &StoredRecord) -> u64 {
-    let expiry = if record.expires_ms.is_some() { 8 } else { 0 };
-    FRAME_BYTES + expiry + record.payload.len() as u64
 }
 
 fn is_expired(record: &StoredRecord, now_ms: i64) -> bool {
