@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cgroup2, console, image, planted, release_dir, root, say, tidy};
+use crate::{cgroup2, clock, console, image, planted, release_dir, root, say, tidy};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -160,7 +160,10 @@ fn on_path(program: &str) -> bool {
 
 fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     say(&format!("── {name}"));
-    work().with_context(|| format!("the step \"{name}\" is red"))
+    let start = clock::now();
+    work().with_context(|| format!("the step \"{name}\" is red"))?;
+    say(&format!("   {} s", start.elapsed().as_secs()));
+    Ok(())
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

@@ -4,6 +4,7 @@
 //! Everything with a rule worth testing lies in a module of its own.
 
 mod cgroup2;
+mod clock;
 mod console;
 mod gate;
 mod image;
