@@ -2,26 +2,28 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
+use axum::{BoxError, Router};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Limited;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::world::World;
+use tokio::time::Sleep;
 use tower::ServiceExt;
 use tracing::debug;
 
 use crate::gate::{Gate, Phase, Seat};
-use crate::network::{Connected, Incoming as Arrivals, Peer};
+use crate::network::{ByteStream, Connected, Incoming as Arrivals, Peer};
+use crate::patience::Patient;
 use crate::tls;
 
 /// A head must be complete by then, and an idle connection is closed after it.
@@ -30,6 +32,11 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Largest body of a request, in bytes; a longer one fails where it is read.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A peer that takes nothing for so long, although something waits for it, is cut off. Longer
+/// than what cuts off a single stream of events, so that such a stream ends for its own reason.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The body of a request must be whole by then.
+pub const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Connections at once on one listener; more are closed as soon as they are accepted.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Wait after an accept that failed for want of descriptors.
@@ -106,7 +113,8 @@ async fn accept_all(mut incoming: Box<dyn Arrivals>, shared: Shared, gate: Arc<G
 
 async fn serve(connected: Connected, shared: Shared, mut seat: Seat) -> io::Result<()> {
     let Connected { stream, peer } = connected;
-    let (stream, chain) = match &shared.tls {
+    let stream = Box::new(Patient::new(stream, WRITE_TIMEOUT));
+    let (stream, chain): (Box<dyn ByteStream>, _) = match &shared.tls {
         None => (stream, None),
         Some(tls) => match seat.while_open(tls.accept(stream)).await {
             None => return Ok(()),
@@ -115,7 +123,8 @@ async fn serve(connected: Connected, shared: Shared, mut seat: Seat) -> io::Resu
     };
     let router = shared.router;
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(|body| Body::new(Limited::new(body, BODY_BYTES_MAX)));
+        let mut request =
+            request.map(|body| Body::new(Limited::new(Timely::new(body), BODY_BYTES_MAX)));
         request.extensions_mut().insert(RequestPeer(peer));
         if let Some(chain) = &chain {
             request.extensions_mut().insert(ClientChain(Arc::clone(chain)));
@@ -145,6 +154,43 @@ async fn serve(connected: Connected, shared: Shared, mut seat: Seat) -> io::Resu
         connection.as_mut().poll(cx).map_err(io::Error::other)
     })
     .await
+}
+
+/// A body that fails once it has taken [`BODY_TIMEOUT`], however it drips.
+struct Timely {
+    body: Incoming,
+    /// Set at the first wait: most bodies are there at once.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timely {
+    fn new(body: Incoming) -> Self {
+        Self { body, late: None }
+    }
+}
+
+impl hyper::body::Body for Timely {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
+        }
+        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_TIMEOUT)));
+        late.as_mut().poll(cx).map(|()| Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[cfg(test)]

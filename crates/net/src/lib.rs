@@ -24,6 +24,7 @@ mod alarm;
 
 mod gate;
 
+mod patience;
 mod scratch;
 
 #[cfg(test)]

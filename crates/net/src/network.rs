@@ -7,13 +7,19 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use model::world::Boxed;
-use tokio::io::{AsyncRead, AsyncWrite};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How many connections the kernel may hold that we did not accept yet.
 const BACKLOG: u32 = 1024;
+/// Bytes that the kernel keeps for a peer which connected to us and takes nothing; left to
+/// itself it would grow to megabytes for each. The kernel doubles it for its own book-keeping.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
 /// Where to listen or to dial.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -155,7 +161,11 @@ struct Tcp(TcpListener);
 
 impl Incoming for Tcp {
     fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
-        Box::pin(async { tcp(self.0.accept().await?.0) })
+        Box::pin(async {
+            let stream = self.0.accept().await?.0;
+            setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+            tcp(stream)
+        })
     }
 
     fn address(&self) -> Address {
@@ -182,7 +192,54 @@ fn tcp(stream: TcpStream) -> io::Result<Connected> {
     // Acknowledgements are small and must not wait for more.
     stream.set_nodelay(true)?;
     let peer = Peer::Tcp(stream.peer_addr()?);
-    Ok(Connected { stream: Box::new(stream), peer })
+    Ok(Connected { stream: Box::new(Resetting { stream, stuck: false }), peer })
+}
+
+/// A TCP stream that is reset when it is dropped while the peer takes nothing: an orderly end
+/// would keep in the kernel, for minutes, what nobody will read.
+struct Resetting {
+    stream: TcpStream,
+    /// Whether the last write found no room.
+    stuck: bool,
+}
+
+impl AsyncRead for Resetting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Resetting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.stuck = written.is_pending();
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Resetting {
+    fn drop(&mut self) {
+        if self.stuck {
+            // A socket that cannot be told is closed in the kernel's own time.
+            self.stream.set_zero_linger().ok();
+        }
+    }
 }
 
 fn unix(stream: UnixStream) -> io::Result<Connected> {
@@ -207,6 +264,33 @@ mod tests {
         accepted.stream.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"ping");
         accepted.peer
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_peer_takes_nothing_is_reset_when_it_is_dropped() {
+        // Dropped while stuck: the peer reads an error. Dropped in order: it reads an end.
+        for stuck in [true, false] {
+            let address = Address::Tcp("127.0.0.1".into(), 0);
+            let mut incoming = SystemNetwork.listen(&address).await.unwrap();
+            let there = incoming.address();
+            let (dialled, accepted) = tokio::join!(SystemNetwork.dial(&there), incoming.accept());
+            let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+            let bytes = vec![0; 1 << 20];
+            let fill = async {
+                if stuck {
+                    loop {
+                        accepted.stream.write_all(&bytes).await.unwrap();
+                    }
+                }
+                accepted.stream.write_all(b"all").await.unwrap();
+            };
+            let full = tokio::time::timeout(std::time::Duration::from_secs(1), fill).await;
+            assert_eq!(full.is_err(), stuck);
+            drop(accepted);
+            let ended = dialled.stream.read_to_end(&mut Vec::new()).await;
+            let reset = |error: io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+            assert_eq!(ended.is_err_and(reset), stuck);
+        }
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ pub(crate) const PENDING_BYTES_MAX: usize = 256 * 1024;
 /// Most bytes kept of what was sent, for a browser that comes back.
 pub(crate) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// A browser that takes nothing for so long, although something waits, is cut off.
-pub(crate) const STALL_MAX: Duration = Duration::from_secs(30);
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(15);
 
 /// How a topic's updates are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

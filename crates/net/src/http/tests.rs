@@ -80,6 +80,84 @@ async fn a_client_that_never_finishes_its_head_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_never_finishes_its_body_is_answered_and_holds_nothing() {
+    let router = Router::new().route(
+        "/",
+        post(async |body: Body| if body.collect().await.is_ok() { "whole" } else { "too late" }),
+    );
+    let (pipes, _server, address) = serve_in_memory(router).await;
+    let mut stream = pipes.dial(&address).await.unwrap().stream;
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n").await.unwrap();
+    // It drips: no single wait is long.
+    let drip = async {
+        for _ in 0..90 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if stream.write_all(b"x").await.is_err() {
+                break;
+            }
+        }
+        let mut answer = [0; 512];
+        let count = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..count]).into_owned()
+    };
+    let answer = drip.await;
+    assert!(answer.ends_with("too late"), "{answer}");
+}
+
+/// A router with an endless stream, and what tells that the stream was dropped.
+fn endless(piece: usize) -> (Router, Arc<()>) {
+    let alive = Arc::new(());
+    let held = Arc::clone(&alive);
+    let router = Router::new().route(
+        "/",
+        get(async move || {
+            let piece = Bytes::from(vec![b'x'; piece]);
+            Body::from_stream(futures_util::stream::unfold(held, move |held| {
+                let piece = piece.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    Some((Ok::<_, io::Error>(piece), held))
+                }
+            }))
+        }),
+    );
+    (router, alive)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_cut_and_its_stream_is_dropped() {
+    let (router, alive) = endless(1000);
+    let (pipes, _server, address) = serve_in_memory(router).await;
+    let idle = Arc::strong_count(&alive);
+    let mut stream = pipes.dial(&address).await.unwrap().stream;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(WRITE_TIMEOUT).await;
+    // Its window took a while to fill.
+    assert!(Arc::strong_count(&alive) > idle, "cut while there was room");
+    tokio::time::sleep(WRITE_TIMEOUT).await;
+    assert!(Arc::strong_count(&alive) <= idle, "its stream is kept");
+    let mut rest = Vec::new();
+    // What was in the pipe can be read; then it ends.
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection stands");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_that_takes_something_now_and_then_is_kept() {
+    let (router, alive) = endless(1000);
+    let (pipes, _server, address) = serve_in_memory(router).await;
+    let idle = Arc::strong_count(&alive);
+    let mut stream = pipes.dial(&address).await.unwrap().stream;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(WRITE_TIMEOUT / 2).await;
+        let mut taken = [0; 4096];
+        assert!(stream.read(&mut taken).await.unwrap() > 0);
+    }
+    assert!(Arc::strong_count(&alive) > idle, "a reader was cut");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endless_stream_arrives_piece_by_piece_and_is_cut_at_shutdown() {
     let (pieces, stream) = tokio::sync::mpsc::channel::<Bytes>(4);
     let stream = Arc::new(std::sync::Mutex::new(Some(stream)));

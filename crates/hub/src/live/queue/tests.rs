@@ -117,10 +117,10 @@ fn only_who_takes_nothing_although_something_waits_is_stalled() {
     let mut queue = queue(&[("t", Kind::State)]);
     assert!(!queue.is_stalled(at(1_000_000)));
     queue.handle_piece("t", piece("1"), at(0));
-    queue.handle_piece("t", piece("2"), at(29_000));
-    assert!(!queue.is_stalled(at(30_000)));
-    assert!(queue.is_stalled(at(30_001)));
-    sent(queue.poll(at(30_001)));
+    queue.handle_piece("t", piece("2"), at(14_000));
+    assert!(!queue.is_stalled(at(15_000)));
+    assert!(queue.is_stalled(at(15_001)));
+    sent(queue.poll(at(15_001)));
     assert!(!queue.is_stalled(at(99_000)));
     queue.handle_piece("t", piece("3"), at(99_000));
     queue.remove("t");
