@@ -36,7 +36,8 @@ cargo xtask <command>
   powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
                   from --from SEED on, with --jobs 1 on one core; prints where to go on
   sim [ARGS…]     run the simulator: --seed N, --seeds N, --hours H, …
-  bench [ARGS…]   run the benchmarks
+  bench [ARGS…]   run the benchmarks: `all --write docs/benchmarks.md` (Debian, root; installs
+                  the peers), or one section; --help lists them
   help            this text
 ";
 

@@ -6,13 +6,15 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use journal::disk::file::FileDisk;
 use journal::log::{LaneId, Log, LogOptions, Record};
 use journal::worker::{Intake, IntakeLimits, WriterTurn, channel};
 
-use crate::clock;
+use crate::figures::{Rounds, to_f64};
+use crate::report::{line, progress};
+use crate::{clock, process};
 
 /// How long a thread with nothing to do sleeps at most before it looks again.
 const NAP: Duration = Duration::from_millis(1);
@@ -20,15 +22,15 @@ const LANES: u64 = 32;
 
 /// What one run brought.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
+struct Outcome {
     /// Records committed per second.
-    pub(crate) rate: f64,
+    rate: f64,
     /// Records per sync.
-    pub(crate) group: f64,
+    group: f64,
     /// Bytes the log takes on disk per payload byte.
-    pub(crate) stored: f64,
+    stored: f64,
     /// Bytes that reached the block device per payload byte, by the kernel's account.
-    pub(crate) written: f64,
+    written: f64,
 }
 
 struct Unpark(Thread);
@@ -46,14 +48,49 @@ struct Answers {
     failed: AtomicU64,
 }
 
+/// Records waiting for their commit at any time.
+const WINDOWS: [u64; 4] = [1, 16, 256, 4096];
+
+/// Measures and tells.
+pub(crate) fn section(rounds: usize, span: Duration, payload: usize) -> Result<()> {
+    ensure!(rounds > 0 && payload > 0, "at least one round and one byte");
+    let mut all: [Vec<Outcome>; 4] = Default::default();
+    for round in 1..=rounds {
+        progress(&format!("journal: round {round} of {rounds}"));
+        for (window, outcomes) in WINDOWS.into_iter().zip(&mut all) {
+            outcomes.push(run(window, payload, span)?);
+        }
+    }
+    line("| records in flight | records/s | records per sync | log/payload | written/payload |");
+    line("|---|---|---|---|---|");
+    for (window, outcomes) in WINDOWS.into_iter().zip(&all) {
+        let of = |value: fn(&Outcome) -> f64| outcomes.iter().map(value).collect::<Rounds>();
+        line(&format!(
+            "| {window} | {} | {} | {} | {} |",
+            of(|o| o.rate).text(0),
+            of(|o| o.group).text(1),
+            of(|o| o.stored).text(2),
+            of(|o| o.written).text(2),
+        ));
+    }
+    line(&format!(
+        "\n{payload} B payload, 32 lanes, one sender, one writer, {rounds} interleaved rounds of \
+         {} s each. Log: header, frames and lanes; written: what the kernel sent to the block \
+         device, in whole pages.",
+        span.as_secs()
+    ));
+    Ok(())
+}
+
 /// Commits records of `payload` bytes for `span`, with `in_flight` of them not yet answered.
-pub(crate) fn run(in_flight: u64, payload: usize, span: Duration) -> Result<Outcome> {
-    let folder = tempfile::tempdir_in(".").context("making a folder for the journal")?;
-    let disk = Arc::new(FileDisk::open(folder.path()).context("opening the folder")?);
+fn run(in_flight: u64, payload: usize, span: Duration) -> Result<Outcome> {
+    let folder = tempfile::tempdir()?;
+    let disk = Arc::new(FileDisk::open(folder.path())?);
     let (log, _) = Log::open(disk, LogOptions::default(), 1, 0)?;
     let (intake, mut writer) = channel(log, IntakeLimits::default());
     let answers = Arc::new(Answers::default());
-    let before = device_bytes()?;
+    let own = std::process::id();
+    let before = process::bytes_written(own)?;
     let (commits, bytes, elapsed) = thread::scope(|scope| {
         let committing = scope.spawn(move || {
             let reader = writer.store().reader();
@@ -79,12 +116,12 @@ pub(crate) fn run(in_flight: u64, payload: usize, span: Duration) -> Result<Outc
     .map_err(|_| anyhow::anyhow!("the writer has panicked"))?;
     let committed = answers.committed.load(Ordering::Acquire);
     ensure!(answers.failed.load(Ordering::Acquire) == 0 && committed > 0, "commits failed");
-    let (records, body) = (as_f64(committed), as_f64(committed) * as_f64(payload as u64));
+    let (records, body) = (to_f64(committed), to_f64(committed) * to_f64(payload as u64));
     Ok(Outcome {
         rate: records / elapsed.as_secs_f64(),
-        group: records / as_f64(commits.max(1)),
-        stored: as_f64(bytes) / body,
-        written: as_f64(device_bytes()?.saturating_sub(before)) / body,
+        group: records / to_f64(commits.max(1)),
+        stored: to_f64(bytes) / body,
+        written: to_f64(process::bytes_written(own)?.saturating_sub(before)) / body,
     })
 }
 
@@ -128,16 +165,4 @@ fn feed(
             Err(_) => thread::park_timeout(NAP),
         }
     }
-}
-
-/// Bytes this process caused to be written to block devices.
-fn device_bytes() -> Result<u64> {
-    let account = std::fs::read_to_string("/proc/self/io").context("reading /proc/self/io")?;
-    let line = account.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.context("no write_bytes in /proc/self/io")?.parse().context("parsing write_bytes")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
-fn as_f64(count: u64) -> f64 {
-    count as f64
 }

@@ -11,8 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::figures::to_f64;
 use crate::server::Server;
-use crate::{clock, process, to_f64};
+use crate::{clock, process};
 
 /// Connections that are being opened at once.
 const OPENING_MAX: usize = 32;
@@ -37,7 +38,11 @@ pub(crate) struct Outcome {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) cpu_us: f64,
+    /// Bytes that the server's process sent to the block device, per payload byte.
     pub(crate) written: f64,
+    /// Bytes that reached the disk from the whole machine, its file system's own included, per
+    /// payload byte; no number where there is no such disk.
+    pub(crate) disk: f64,
 }
 
 /// A connection and the number of the device that it is logged in as.
@@ -46,20 +51,23 @@ type Stream = (usize, Box<dyn ByteStream>);
 /// Opens all connections, then publishes for the span.
 pub(crate) async fn run(server: &Server, load: Load) -> Result<Outcome> {
     let streams = hold(server, load.connections).await?;
-    let (cpu, written) =
-        (process::cpu_seconds(server.pid())?, process::bytes_written(server.pid())?);
+    let pid = server.pid()?;
+    let (cpu, written) = (process::cpu_seconds(pid)?, process::bytes_written(pid)?);
+    let disk = process::disk_written(server.folder());
     let start = clock::now();
     let mut tasks = JoinSet::new();
     for (number, stream) in streams {
-        tasks.spawn(publish(stream, number, load, start));
+        tasks.spawn(publish(stream, server.topic(number), load, start));
     }
     let mut latencies: Vec<u32> = Vec::new();
     while let Some(done) = tasks.join_next().await {
         latencies.append(&mut done??);
     }
     let took = start.elapsed().as_secs_f64();
-    let cpu = process::cpu_seconds(server.pid())? - cpu;
-    let written = process::bytes_written(server.pid())?.saturating_sub(written);
+    let cpu = process::cpu_seconds(pid)? - cpu;
+    let written = process::bytes_written(pid)?.saturating_sub(written);
+    let disk = process::disk_written(server.folder()).zip(disk);
+    let disk = disk.map(|(now, then)| to_f64(now.saturating_sub(then)));
     ensure!(!latencies.is_empty(), "{} acknowledged nothing", server.name);
     latencies.sort_unstable();
     let count = to_f64(u64::try_from(latencies.len())?);
@@ -74,6 +82,7 @@ pub(crate) async fn run(server: &Server, load: Load) -> Result<Outcome> {
         p99_ms: at(99),
         cpu_us: cpu * 1e6 / count,
         written: to_f64(written) / payload,
+        disk: disk.map_or(f64::NAN, |bytes| bytes / payload),
     })
 }
 
@@ -121,11 +130,10 @@ async fn join<F: Future<Output = Result<Stream>> + Unpin>(
 }
 
 async fn open(server: &Server, number: usize) -> Result<Stream> {
-    let device = format!("bench-{number}");
+    let login = server.login(number)?;
     let tcp = SystemNetwork.dial(&server.address).await?.stream;
-    let mut stream = server.tls.connect("localhost", tcp).await?;
-    let (user, password) = server.login(&device);
-    stream.write_all(&connect_packet(&device, &user, password)?).await?;
+    let mut stream = server.tls.connect(&server.host, tcp).await?;
+    stream.write_all(&connect_packet(&login.client, &login.user, login.password)?).await?;
     stream.flush().await?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).await?;
@@ -135,11 +143,10 @@ async fn open(server: &Server, number: usize) -> Result<Stream> {
 
 async fn publish(
     mut stream: Box<dyn ByteStream>,
-    number: usize,
+    topic: String,
     load: Load,
     start: Instant,
 ) -> Result<Vec<u32>> {
-    let topic = format!("devices/bench-{number}/messages/events/");
     let mut sent: VecDeque<(u16, Instant)> = VecDeque::new();
     let mut latencies = Vec::new();
     let (mut next, mut input, mut output) = (1_u16, BytesMut::new(), BytesMut::new());

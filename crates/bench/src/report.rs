@@ -6,10 +6,19 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
+use crate::targets;
+
 /// The page when there is none yet.
 const PAGE: &str = "# Benchmarks\n\n\
-    Written by `cargo xtask bench … --write docs/benchmarks.md`; each section says what was \
-    measured, where, and how.\n";
+    Written by `cargo xtask bench all --write docs/benchmarks.md`, as root on Debian, where it \
+    installs the peers; a single section by its name, for example `cargo xtask bench ingest \
+    --write docs/benchmarks.md`.\n\
+    Every server and peer is started for its measurement, in a folder of its own on a real disk, \
+    on loopback, with the settings that its section prints, and ended after it.\n\
+    Rounds of us and of peers are interleaved, so that a change of the machine hits all of them; \
+    figures are medians with least and most of the rounds in parentheses.\n\
+    Client, server and peers share the machine: ratios are the thing to trust.\n\n\
+    <!-- targets -->\n<!-- end of targets -->\n";
 
 /// What was said so far.
 static SAID: Mutex<String> = Mutex::new(String::new());
@@ -23,13 +32,32 @@ pub(crate) fn line(text: &str) {
     said.push('\n');
 }
 
+/// Says one line to whoever waits; no part of the report.
+#[expect(clippy::print_stderr, reason = "words beside the report")]
+pub(crate) fn progress(text: &str) {
+    eprintln!("bench: {text}");
+}
+
 /// Puts all that was said into the page at `path`, instead of the section `name` of before.
 pub(crate) fn write(path: &Path, name: &str, title: &str) -> Result<()> {
     let said = SAID.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    place(path, name, &format!("## {title}\n\n{}\n\n{said}", machine()))
+}
+
+/// Puts `body` into the page at `path`, instead of the section `name` of before.
+pub(crate) fn place(path: &Path, name: &str, body: &str) -> Result<()> {
     let page = fs::read_to_string(path).unwrap_or_else(|_| PAGE.to_owned());
-    let body = format!("## {title}\n\n{}\n\n{said}", machine());
-    fs::write(path, placed(&page, name, &body))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let page = placed(&page, name, body);
+    let page = placed(&page, "targets", &summary(&page));
+    fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What the sections of `page` say about targets.
+fn summary(page: &str) -> String {
+    let (before, rest) = page.split_once("<!-- targets -->").unwrap_or((page, ""));
+    let after = rest.split_once("<!-- end of targets -->").map_or(rest, |(_, after)| after);
+    let sections = format!("{before}{after}");
+    format!("## Targets\n\n{}\n", targets::collected(&sections).join("\n"))
 }
 
 /// `page` with `body` as its section `name`, where that was, or at the end.
@@ -78,5 +106,20 @@ mod tests {
             "# P\n\n<!-- a -->\nthree\n<!-- end of a -->\n\n\
              <!-- b -->\ntwo\n<!-- end of b -->\n"
         );
+    }
+
+    #[test]
+    fn the_page_begins_with_the_verdicts_of_all_its_sections_as_they_stand_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("page.md");
+        place(&path, "a", "- **Met**: one.\n").unwrap();
+        place(&path, "b", "- **Not measured**: two.\n").unwrap();
+        place(&path, "a", "- **Missed by 1**: one; so.\n").unwrap();
+        let page = fs::read_to_string(&path).unwrap();
+        let (head, sections) = page.split_once("<!-- end of targets -->").unwrap();
+        let expected = "## Targets\n\n- **Missed by 1**: one; so.\n- **Not measured**: two.\n";
+        assert!(head.ends_with(expected), "{head}");
+        assert!(!page.contains("- **Met**: one."));
+        assert_eq!(sections.matches("**Not measured**").count(), 1);
     }
 }

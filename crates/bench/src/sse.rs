@@ -1,46 +1,68 @@
 //! Browsers' worth of live streams on one hub, with a few that take nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt as _, Full};
-use net::http_client::HttpClient;
-use net::network::SystemNetwork;
+use http::Method;
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::figures::to_f64;
 use crate::load::{self, Load};
+use crate::report::line;
 use crate::server::Server;
-use crate::{clock, process, to_f64};
+use crate::{clock, process};
 
-/// An answer that takes longer is a broken server.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The topics of each browser: a page that shows the fleet and one device's telemetry.
 const TOPICS: &str = "topic=overview&topic=changes&topic=telemetry%3Abench-0";
 
+/// Measures and tells.
+pub(crate) async fn section(clients: usize, slow: usize, span: Duration) -> Result<()> {
+    let outcome = run(clients, slow, span).await?;
+    line(
+        "| streams | never read | KiB per stream (PSS) | CPU | CPU, nobody watches | updates/s, fewest | median |",
+    );
+    line("|---|---|---|---|---|---|---|");
+    line(&format!(
+        "| {clients} | {slow} | {:.1} | {:.0} % | {:.0} % | {:.1} | {:.1} |",
+        outcome.kib_each,
+        outcome.cpu_percent,
+        outcome.cpu_alone_percent,
+        outcome.updates.0,
+        outcome.updates.1,
+    ));
+    line(&format!(
+        "\nEach stream watches overview, changes and the telemetry of one device that sends {:.0} \
+         messages/s (QoS 1, synced); CPU in percent of one core of the hub's process, {} s. The \
+         hub's own counters: {}.",
+        outcome.messages_per_second,
+        span.as_secs(),
+        outcome.live,
+    ));
+    Ok(())
+}
+
 /// What was measured.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    pub(crate) kib_each: f64,
-    pub(crate) cpu_percent: f64,
+struct Outcome {
+    kib_each: f64,
+    cpu_percent: f64,
     /// Of the same load with nobody watching.
-    pub(crate) cpu_alone_percent: f64,
-    pub(crate) messages_per_second: f64,
+    cpu_alone_percent: f64,
+    messages_per_second: f64,
     /// Updates a second that each quick browser got: fewest and median.
-    pub(crate) updates: (f64, f64),
-    pub(crate) live: Value,
+    updates: (f64, f64),
+    live: Value,
 }
 
 /// Holds `clients` streams of which `slow` are never read, under a load for `span`.
-pub(crate) async fn run(clients: usize, slow: usize, span: Duration) -> Result<Outcome> {
+async fn run(clients: usize, slow: usize, span: Duration) -> Result<Outcome> {
     ensure!(clients > slow, "some browsers must read");
-    let server = Server::selvedge(1).await?;
+    let server = Server::hub(1).await?;
     let load = Load { connections: 1, in_flight: 1, payload: 256, span };
     let (alone, _) = under_load(&server, load).await?;
-    let before = process::memory(server.pid())?;
+    let before = process::memory(server.pid()?)?;
     let mut quick = JoinSet::new();
     let mut idle = Vec::new();
     for number in 0..clients {
@@ -52,7 +74,7 @@ pub(crate) async fn run(clients: usize, slow: usize, span: Duration) -> Result<O
         }
     }
     let (cpu_percent, messages_per_second) = under_load(&server, load).await?;
-    let after = process::memory(server.pid())?;
+    let after = process::memory(server.pid()?)?;
     let mut updates = Vec::new();
     while let Some(done) = quick.join_next().await {
         updates.push(to_f64(done??) / span.as_secs_f64());
@@ -75,10 +97,10 @@ pub(crate) async fn run(clients: usize, slow: usize, span: Duration) -> Result<O
 
 /// CPU in percent of one core, and messages a second.
 async fn under_load(server: &Server, load: Load) -> Result<(f64, f64)> {
-    let (cpu, start) = (process::cpu_seconds(server.pid())?, clock::now());
+    let (cpu, start) = (process::cpu_seconds(server.pid()?)?, clock::now());
     let outcome = load::run(server, load).await?;
     let took = start.elapsed().as_secs_f64();
-    Ok(((process::cpu_seconds(server.pid())? - cpu) / took * 100.0, outcome.rate))
+    Ok(((process::cpu_seconds(server.pid()?)? - cpu) / took * 100.0, outcome.rate))
 }
 
 async fn open(server: &Server) -> Result<hyper::body::Incoming> {
@@ -86,17 +108,8 @@ async fn open(server: &Server) -> Result<hyper::body::Incoming> {
 }
 
 async fn ask(server: &Server, path: &str) -> Result<hyper::body::Incoming> {
-    let (https, token) = server.service().context("only the hub has a service")?;
-    let world = net::world::system(tokio::runtime::Handle::current());
-    let tls = Some((server.tls.clone(), "localhost".into()));
-    let client = HttpClient::new(Arc::new(SystemNetwork), world, https, tls);
-    let request = Request::get(path)
-        .header("host", "localhost")
-        .header("authorization", token.expose_str().unwrap_or_default())
-        .body(Full::new(Bytes::new()))?;
-    let answer = client.send(request, PATIENCE).await?;
-    ensure!(answer.status().is_success(), "{path}: {}", answer.status());
-    Ok(answer.into_body())
+    let service = server.service.as_ref().context("only the hub has a service")?;
+    service.ask(Method::GET, path, None).await
 }
 
 /// Updates that arrive within `span`.

@@ -61,6 +61,8 @@ pub struct Options {
     pub trust: Trust,
     /// How it proves itself.
     pub proof: Proof,
+    /// Further lines of `[selvedge]`.
+    pub settings: &'static str,
 }
 
 /// A running device runtime and its folder. Dropped, it and its modules are ended.
@@ -104,7 +106,8 @@ impl Edge {
              gateway_addresses = [\"{address}\"]\n\
              upstream_address = \"{hub_address}\"\n\
              upstream_mqtt_port = {mqtt}\n\
-             upstream_https_port = {https}\n",
+             upstream_https_port = {https}\n{more}",
+            more = options.settings,
             engine = options.engine,
             data = folder.display(),
             port = place::MQTT_PORT,
