@@ -121,8 +121,17 @@ pub(crate) fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
         .filter(|(program, _)| !on_path(program))
         .map(|(_, package)| *package)
         .collect();
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        ensure!(
+            on_path("apt-get"),
+            "the tests need {}; install them with your package manager",
+            missing.join(", ")
+        );
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        run(Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(&missing)
+            .env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
     Ok(())
 }
