@@ -43,6 +43,14 @@ const PLANTED: &[(&str, Finder)] = &[
         "plan_step_skipped",
         Test("edge", "what_is_gone_is_removed_first_and_starts_follow_their_order"),
     ),
+    (
+        "layer_named_before_sync",
+        Test("engine", "images_are_whole_or_absent_wherever_the_power_fails"),
+    ),
+    (
+        "record_before_bundle",
+        Test("engine", "modules_are_of_one_generation_wherever_the_power_fails"),
+    ),
 ];
 
 /// Builds the faults and shows that each is found; prints in how many seeds, or by which test.

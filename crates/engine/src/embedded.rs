@@ -10,7 +10,7 @@ mod network;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::backend::Backend;
 use crate::bundle::{self, FoundDevice, Parts, users};
 use crate::create_options::{CreateOptions, MountKind, NetworkMode, Policy};
 use crate::error::EngineError;
+use crate::files::{self, Change};
 use crate::image::store::{ImageStore, StoredImage, Swept};
 use crate::log::{self, LogCursor, LogPage};
 use crate::network::Subnet;
@@ -77,10 +78,12 @@ impl EmbeddedEngine {
         }
         for folder in ["containers", "volumes"] {
             let folder = settings.root.join(folder);
-            fs::create_dir_all(&folder).map_err(at(&folder))?;
+            files::ensure_folder(&folder)
+                .and_then(|()| files::sync_names(&folder))
+                .map_err(at(&folder))?;
         }
-        let private = fs::Permissions::from_mode(0o711);
-        fs::set_permissions(&settings.root, private).map_err(at(&settings.root))?;
+        let open = Change::SetMode { path: &settings.root, mode: 0o711 };
+        open.apply().map_err(at(&settings.root))?;
         let root = settings.root.canonicalize().map_err(at(&settings.root))?;
         let settings = EmbeddedSettings { root, ..settings };
         let images = ImageStore::open(&settings.root.join("images"), &settings.monitor)?;
@@ -88,6 +91,11 @@ impl EmbeddedEngine {
         let engine = Self { settings, images, network, turn: Mutex::new(()) };
         for name in engine.names()? {
             let container = engine.container(&name);
+            if container.exists() {
+                // Who wrote the record may have been killed before it could make sure of it.
+                let folder = container.folder();
+                files::sync_names(folder).map_err(at(folder))?;
+            }
             if !monitor::lock_is_free(container.folder()) {
                 engine.adopt(&name, &container);
             } else if container.exists() {
@@ -184,9 +192,7 @@ impl EmbeddedEngine {
             Err(error) if mode == NetworkMode::Bridge => return Err(error),
             _ => {}
         }
-        container.clear_exit()?;
-        record.started = true;
-        container.write_record(record)?;
+        container.note_start(record)?;
         monitor::start(&self.settings.monitor, container.folder(), name)
     }
 
@@ -374,11 +380,11 @@ fn sources(options: &CreateOptions, volumes: &Path) -> EngineResult<()> {
                 return Err(EngineError::option("HostConfig.Mounts", message));
             }
             MountKind::Bind { source, make: true, .. } if !source.exists() => {
-                fs::create_dir_all(source).map_err(at(source))?;
+                files::ensure_folder(source).map_err(at(source))?;
             }
             MountKind::Volume { name } => {
                 let folder = volumes.join(name);
-                fs::create_dir_all(&folder).map_err(at(&folder))?;
+                files::ensure_folder(&folder).map_err(at(&folder))?;
             }
             _ => {}
         }
@@ -470,15 +476,15 @@ impl Backend for EmbeddedEngine {
             let present = self.names()?.into_iter().collect();
             self.network.lease(&spec.name, &present)?;
         }
-        match self.make(&container, spec, &options, &image) {
+        let made = match self.make(&container, spec, &options, &image) {
             // The record last: without it there is no module.
-            Ok(record) => container.write_record(&record)?,
-            Err(error) => {
-                // The first error counts; the next start of the engine cleans up again.
-                container.destroy().ok();
-                return Err(error);
-            }
-        }
+            Ok(record) => container.name(&record),
+            Err(error) => Err(error),
+        };
+        made.inspect_err(|_| {
+            // The first error counts; the next start of the engine cleans up again.
+            container.destroy().ok();
+        })?;
         self.refresh_hosts_or_warn();
         Ok(ModuleCreated { warnings: options.warnings })
     }

@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod create_options;
 pub mod embedded;
 pub mod error;
+mod files;
 pub mod helper;
 pub mod image;
 pub mod log;

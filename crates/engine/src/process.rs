@@ -24,6 +24,7 @@ use std::os::unix::process::CommandExt;
 use crate::backend::Backend;
 use crate::create_options::{CreateOptions, Policy};
 use crate::error::EngineError;
+use crate::files::ensure_folder;
 use crate::log::{self, LOG_FILE, LogCursor, LogPage};
 use crate::runtime::{
     EngineInfo, EngineResult, ImageArchive, ImageImported, ImageState, LogQuery, ModuleCreated,
@@ -69,7 +70,7 @@ impl ProcessEngine {
     ) -> EngineResult<Self> {
         tracing::warn!(root = %root.display(), "{WARNING}");
         let modules = root.join("modules");
-        fs::create_dir_all(&modules)
+        ensure_folder(&modules)
             .map_err(|error| EngineError::system(modules.display().to_string(), error))?;
         let running = Arc::new(Running::default());
         let engine = Self { root: root.to_owned(), programs, world, running, turn: Mutex::new(()) };

@@ -1,11 +1,11 @@
 //! The folder of one container.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use model::planted;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,8 +13,8 @@ use super::mount;
 use crate::bundle::{self, Parts};
 use crate::create_options::NetworkMode;
 use crate::error::EngineError;
+use crate::files::{self, Change, write_whole};
 use crate::image::digest::Digest;
-use crate::image::store::write_whole;
 use crate::network::hosts::Place;
 use crate::runtime::{EngineResult, ModuleSpec};
 
@@ -83,24 +83,12 @@ impl Container {
         }
     }
 
-    pub(super) fn write_record(&self, record: &Record) -> EngineResult<()> {
-        self.write_json("module.json", record)
-    }
-
-    fn write_json(&self, name: &str, value: &impl Serialize) -> EngineResult<()> {
-        let text = serde_json::to_vec_pretty(value)
-            .map_err(|error| EngineError::system(format!("writing {name}"), error))?;
-        write_whole(&self.0.join(name), &text)
-    }
-
     /// Makes the folders and mounts the root file system.
     pub(super) fn make(&self, layers: &[PathBuf]) -> EngineResult<()> {
-        for name in ["", "rootfs", "upper", "work", "log"] {
-            fs::create_dir_all(self.0.join(name)).map_err(self.failed())?;
-        }
         // The upper folder becomes the root of the module, whoever it runs as.
-        let open = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.0.join("upper"), open).map_err(self.failed())?;
+        for name in ["", "rootfs", "upper", "work", "log"] {
+            files::make_folder(&self.0.join(name)).map_err(self.failed())?;
+        }
         self.mount(layers)
     }
 
@@ -138,57 +126,78 @@ impl Container {
                 resolv.extend([word, " ", &values.join(" "), "\n"]);
             }
         }
-        self.write_bound("resolv.conf", &resolv)?;
-        self.write_bound("hostname", &format!("{}\n", bundle::hostname(parts)))
+        // Nobody writes them again, so they must be safe before the container has its record.
+        let hostname = format!("{}\n", bundle::hostname(parts));
+        files::write_new(&self.0.join("resolv.conf"), resolv.as_bytes())
+            .and_then(|()| files::write_new(&self.0.join("hostname"), hostname.as_bytes()))
+            .map_err(self.failed())
     }
 
-    /// Writes `hosts`.
+    /// Writes `hosts`, which a running module may have bound: the same file, as another one of
+    /// that name would never be seen inside. An unchanged one is left alone. Every start looks
+    /// at it, so it need not be safe.
     pub(super) fn write_hosts(&self, text: &str) -> EngineResult<()> {
-        self.write_bound("hosts", text)
-    }
-
-    /// Writes a file that a running module may have bound: the same file, as another one of
-    /// that name would never be seen inside. An unchanged one is left alone.
-    fn write_bound(&self, name: &str, text: &str) -> EngineResult<()> {
-        let path = self.0.join(name);
-        let write = || {
-            if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
-                return Ok(());
-            }
-            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-            // Readers see the old text, the new one, or for a moment the new one with the old
-            // one's tail; never an empty file.
-            file.write_all_at(text.as_bytes(), 0)?;
-            file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))?;
-            file.set_permissions(fs::Permissions::from_mode(0o644))
-        };
-        write().map_err(self.failed())
+        let path = self.0.join("hosts");
+        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
+        let change = Change::Overwrite { path: &path, bytes: text.as_bytes() };
+        change.apply().map_err(self.failed())
     }
 
     pub(super) fn write_bundle(&self, config: &Value, monitor: &Value) -> EngineResult<()> {
-        self.write_json("config.json", config)?;
-        self.write_json("monitor.json", monitor)
+        for (name, value) in [("config.json", config), ("monitor.json", monitor)] {
+            let (path, text) = (self.0.join(name), pretty(name, value)?);
+            // Planted: the generation is switched before its files are safe.
+            let written = if planted::is("record_before_bundle") {
+                Change::Overwrite { path: &path, bytes: &text }.apply()
+            } else {
+                files::write_new(&path, &text)
+            };
+            written.map_err(self.failed())?;
+        }
+        Ok(())
     }
 
-    pub(super) fn clear_exit(&self) -> EngineResult<()> {
-        match fs::remove_file(self.0.join("exit.json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed()(error)),
-            _ => Ok(()),
-        }
+    /// Makes the module exist. Everything else must be written: with its record it is trusted.
+    pub(super) fn name(&self, record: &Record) -> EngineResult<()> {
+        let above = self.0.parent().unwrap_or(&self.0);
+        files::sync_names(&self.0)
+            .and_then(|()| files::sync_names(above))
+            .map_err(self.failed())?;
+        self.write_record(record)
+    }
+
+    fn write_record(&self, record: &Record) -> EngineResult<()> {
+        write_whole(&self.0.join("module.json"), &pretty("module.json", record)?)
+    }
+
+    /// Notes, before it happens, that a monitor is asked to run the container once more.
+    pub(super) fn note_start(&self, record: &mut Record) -> EngineResult<()> {
+        self.clear_exit()?;
+        record.started = true;
+        self.write_record(record)
+    }
+
+    fn clear_exit(&self) -> EngineResult<()> {
+        files::remove_file(&self.0.join("exit.json")).map_err(self.failed())
     }
 
     /// Removes everything; also what was only half made.
     pub(super) fn destroy(&self) -> EngineResult<()> {
-        match fs::remove_file(self.0.join("module.json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(self.failed()(error));
-            }
-            _ => {}
+        if !self.0.exists() {
+            return Ok(());
         }
+        // Its end must be safe before it is taken apart: with a record it would be trusted.
+        files::remove_file(&self.0.join("module.json"))
+            .and_then(|()| files::sync_names(&self.0))
+            .map_err(self.failed())?;
         self.unmount()?;
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed()(error)),
-            _ => Ok(()),
-        }
+        files::remove_tree(&self.0).map_err(self.failed())
     }
+}
+
+fn pretty(name: &str, value: &impl Serialize) -> EngineResult<Vec<u8>> {
+    serde_json::to_vec_pretty(value)
+        .map_err(|error| EngineError::system(format!("writing {name}"), error))
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::create_options::NetworkMode;
 use crate::error::EngineError;
-use crate::image::store::write_whole;
+use crate::files::{self, write_whole};
 use crate::network::leases::Leases;
 use crate::network::{Subnet, candidates};
 use crate::runtime::EngineResult;
@@ -59,7 +59,7 @@ impl Network {
         let folder = root.join("network");
         let path = folder.join("lock");
         let failed = |error: io::Error| EngineError::system(path.display().to_string(), error);
-        fs::create_dir_all(&folder).map_err(failed)?;
+        files::ensure_folder(&folder).map_err(failed)?;
         let mut options = File::options();
         let file = options.create(true).truncate(false).read(true).write(true).open(&path);
         let open = shared(file.map_err(failed)?).map_err(failed)?;
@@ -138,7 +138,7 @@ impl Network {
             );
             return Err(EngineError::Unavailable { message });
         }
-        fs::remove_file(self.path()).map_err(|error| self.failed(error))
+        files::remove_file(&self.path()).map_err(|error| self.failed(error))
     }
 
     /// Whether the bridge is in use and therefore stays.

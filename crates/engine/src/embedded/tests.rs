@@ -232,3 +232,4 @@ fn what_cannot_run_is_refused_and_leaves_nothing() {
 }
 
 mod network;
+mod power_cut;

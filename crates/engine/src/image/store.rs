@@ -4,15 +4,16 @@
 //! Compressed layers are not kept.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use model::planted;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
+use crate::files::{self, Change, write_whole};
 use crate::image::digest::Digest;
 use crate::image::import::{self, Found, FoundLayer, ImageDocument};
 use crate::image::reference::Reference;
@@ -71,19 +72,23 @@ impl ImageStore {
     /// # Errors
     /// `InvalidImage`, `DigestMismatch` or `ImageMissing` as fits; `System` when the disk fails.
     pub fn open(root: &Path, monitor: &Path) -> Result<Self, EngineError> {
-        for folder in ["blobs/sha256", "layers", "refs"] {
-            fs::create_dir_all(root.join(folder)).map_err(at(root))?;
-        }
+        files::ensure_folder(root).map_err(at(root))?;
         // Layers hold set-user-id files of others; only root may reach them.
-        fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(at(root))?;
-        let scratch = root.join("scratch");
-        match fs::remove_dir_all(&scratch) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(at(&scratch)(error));
-            }
-            _ => {}
+        Change::SetMode { path: root, mode: 0o700 }.apply().map_err(at(root))?;
+        for folder in ["blobs/sha256", "layers", "refs", "scratch"] {
+            let folder = root.join(folder);
+            // Who made the names in it may have been killed before it could make sure of them,
+            // and from now on they are trusted.
+            files::ensure_folder(&folder)
+                .and_then(|()| files::sync_names(&folder))
+                .map_err(at(&folder))?;
         }
-        fs::create_dir(&scratch).map_err(at(&scratch))?;
+        for folder in ["refs", "blobs/sha256"] {
+            files::clear_half_written(&root.join(folder)).map_err(at(root))?;
+        }
+        for path in children(&root.join("scratch"))? {
+            files::remove_tree(&path).map_err(at(&path))?;
+        }
         let unpacker = Unpacker::new(monitor);
         Ok(Self { root: root.to_owned(), unpacker, turn: Mutex::new(()) })
     }
@@ -134,32 +139,36 @@ impl ImageStore {
 
     fn unpack(&self, source: &Source, found: &FoundLayer) -> Result<u64, EngineError> {
         let scratch = self.root.join("scratch").join(found.diff_id.hex());
-        fs::create_dir(&scratch)
-            .and_then(|()| fs::set_permissions(&scratch, Permissions::from_mode(0o755)))
-            .map_err(at(&scratch))?;
-        let unpacked = import::find_layer(source, found)
-            .and_then(|(part, form)| self.unpacker.unpack(part, form, &scratch))
-            .and_then(|unpacked| {
-                if unpacked.diff_id == found.diff_id {
-                    return Ok(unpacked);
-                }
-                Err(EngineError::DigestMismatch {
-                    subject: "a layer's uncompressed content".to_owned(),
-                    expected: found.diff_id.to_string(),
-                    found: unpacked.diff_id.to_string(),
-                })
-            });
-        let unpacked = unpacked.inspect_err(|_| {
+        files::make_folder(&scratch).map_err(at(&scratch))?;
+        self.unpack_in(&scratch, source, found).inspect_err(|_| {
             // The first error counts; the next start clears the folder again.
-            fs::remove_dir_all(&scratch).ok();
-        })?;
+            files::remove_tree(&scratch).ok();
+        })
+    }
+
+    fn unpack_in(
+        &self,
+        scratch: &Path,
+        source: &Source,
+        found: &FoundLayer,
+    ) -> Result<u64, EngineError> {
+        let (part, form) = import::find_layer(source, found)?;
+        let unpacked = self.unpacker.unpack(part, form, scratch)?;
+        if unpacked.diff_id != found.diff_id {
+            return Err(EngineError::DigestMismatch {
+                subject: "a layer's uncompressed content".to_owned(),
+                expected: found.diff_id.to_string(),
+                found: unpacked.diff_id.to_string(),
+            });
+        }
         // Data first, then the name: a layer with a name is whole, also after power loss.
-        File::open(&scratch)
-            .and_then(|folder| nix::unistd::syncfs(&folder).map_err(io::Error::from))
-            .map_err(at(&scratch))?;
+        // Planted: the name first.
+        if !planted::is("layer_named_before_sync") {
+            Change::SyncDisk { folder: scratch }.apply().map_err(at(scratch))?;
+        }
         let target = self.layer(&found.diff_id);
-        fs::rename(&scratch, &target).map_err(at(&target))?;
-        sync_parent(&target)?;
+        Change::Rename { from: scratch, to: &target }.apply().map_err(at(&target))?;
+        files::sync_names(&self.root.join("layers")).map_err(at(&target))?;
         Ok(unpacked.bytes)
     }
 
@@ -258,11 +267,13 @@ impl ImageStore {
     pub fn forget(&self, reference: &str) -> Result<(), EngineError> {
         let _turn = self.turn();
         let path = self.record(&reference.parse()?);
-        match fs::remove_file(&path) {
+        match (Change::RemoveFile { path: &path }).apply() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(EngineError::ImageMissing { image: reference.to_owned() })
             }
-            done => done.map_err(at(&path)),
+            done => {
+                done.and_then(|()| files::sync_names(&self.root.join("refs"))).map_err(at(&path))
+            }
         }
     }
 
@@ -279,15 +290,19 @@ impl ImageStore {
             marked.extend(record.layers.iter().map(|diff_id| self.layer(diff_id)));
         }
         let mut swept = Swept::default();
-        for path in children(&self.root.join("layers"))? {
-            if !marked.contains(&path) {
-                fs::remove_dir_all(&path).map_err(at(&path))?;
-                swept.layers += 1;
-            }
+        let (layers, scratch) = (self.root.join("layers"), self.root.join("scratch"));
+        for path in children(&layers)? {
+            let Some(name) = path.file_name().filter(|_| !marked.contains(&path)) else { continue };
+            let gone = scratch.join(name);
+            Change::Rename { from: &path, to: &gone }.apply().map_err(at(&path))?;
+            // A layer that has a name is whole: it is taken apart when the name is gone for good.
+            files::sync_names(&layers).map_err(at(&layers))?;
+            files::remove_tree(&gone).map_err(at(&gone))?;
+            swept.layers += 1;
         }
         for path in children(&self.root.join("blobs/sha256"))? {
             if !marked.contains(&path) {
-                fs::remove_file(&path).map_err(at(&path))?;
+                files::remove_file(&path).map_err(at(&path))?;
                 swept.blobs += 1;
             }
         }
@@ -300,19 +315,7 @@ fn children(folder: &Path) -> Result<Vec<PathBuf>, EngineError> {
     entries.map(|entry| Ok(entry.map_err(at(folder))?.path())).collect()
 }
 
-fn sync_parent(path: &Path) -> Result<(), EngineError> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
-}
-
-/// Writes a file so that a reader sees nothing or all of it, also after power loss.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary).map_err(at(&temporary))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
-    fs::rename(&temporary, path).map_err(at(path))?;
-    sync_parent(path)
-}
-
+#[cfg(test)]
+mod power_cut;
 #[cfg(test)]
 mod tests;

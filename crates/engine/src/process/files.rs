@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::create_options::{CreateOptions, LogLimits, Policy};
 use crate::error::EngineError;
-use crate::image::store::write_whole;
+use crate::files::{self, write_whole};
 use crate::runtime::{EngineResult, ModuleSpec};
 
 /// `module.json`: what was asked for.
@@ -143,14 +143,15 @@ impl Files {
     }
 
     pub(super) fn create(&self, record: &Record) -> EngineResult<()> {
-        fs::create_dir_all(&self.0).map_err(self.failed())?;
+        files::ensure_folder(&self.0).map_err(self.failed())?;
         self.write("module.json", record)
     }
 
     /// The record goes first: without it there is no module.
     pub(super) fn remove(&self) -> EngineResult<()> {
-        fs::remove_file(self.0.join("module.json"))
-            .and_then(|()| fs::remove_dir_all(&self.0))
+        files::remove_file(&self.0.join("module.json"))
+            .and_then(|()| files::sync_names(&self.0))
+            .and_then(|()| files::remove_tree(&self.0))
             .map_err(self.failed())
     }
 
@@ -178,12 +179,7 @@ impl Files {
     /// Forgets the run before.
     pub(super) fn clear_run(&self) -> EngineResult<()> {
         for name in ["started.json", "exit.json"] {
-            match fs::remove_file(self.0.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.failed()(error));
-                }
-                _ => {}
-            }
+            files::remove_file(&self.0.join(name)).map_err(self.failed())?;
         }
         Ok(())
     }
