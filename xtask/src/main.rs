@@ -8,6 +8,7 @@ mod clock;
 mod console;
 mod gate;
 mod image;
+mod node;
 mod planted;
 mod powercut;
 mod tidy;

@@ -24,6 +24,8 @@ pub enum Door {
     Stock,
     /// At any port, behind a proxy that holds the stock port.
     Behind,
+    /// At the stock port, and the service API at the port that stock service SDKs dial.
+    Service,
 }
 
 /// A running hub and its folder. Dropped, it is killed.
@@ -63,9 +65,13 @@ impl Hub {
         ensure!(self.process.is_none(), "the hub runs already");
         self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let port = if self.door == Door::Stock { place::MQTT_PORT } else { 0 };
-        // Where it was before: device runtimes are told once where their hub is.
-        let https = if self.starts > 1 { self.https()?.port() } else { 0 };
+        let port = if self.door == Door::Behind { 0 } else { place::MQTT_PORT };
+        let https = match self.door {
+            Door::Service => place::HTTPS_PORT,
+            // Where it was before: device runtimes are told once where their hub is.
+            _ if self.starts > 1 => self.https()?.port(),
+            Door::Stock | Door::Behind => 0,
+        };
         let child = Command::new(place::binary("selvedge")?)
             .args(["hub", "--mqtt", &format!("{}:{port}", self.address)])
             .args(["--https", &format!("{}:{https}", self.address)])

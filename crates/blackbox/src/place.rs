@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 /// The port that stock SDKs dial; they cannot be told another.
 pub const MQTT_PORT: u16 = 8883;
+/// The port that stock service SDKs dial; only root may listen there.
+pub const HTTPS_PORT: u16 = 443;
 
 /// The repository's root.
 pub fn root() -> PathBuf {

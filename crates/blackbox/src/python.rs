@@ -1,4 +1,4 @@
-//! Stock clients in Python, driven line by line: JSON commands in, JSON events out.
+//! Stock clients in Python and Node.js, driven line by line: JSON commands in, JSON events out.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,7 +22,14 @@ pub fn interpreter() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A running script of `python/`. Dropped, it is killed.
+/// Node, which `cargo xtask test` names, and whose packages it installs.
+fn node() -> Result<PathBuf> {
+    let node = std::env::var_os("SELVEDGE_NODE")
+        .context("SELVEDGE_NODE is not set; run these tests with `cargo xtask test`")?;
+    Ok(PathBuf::from(node))
+}
+
+/// A running script of `python/` or `node/`. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Script {
     name: String,
@@ -36,7 +43,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Starts `python/<script>` with `args`; `name` names its log in `scratch`.
+    /// Starts `python/<script>`, or `node/<script>` for one that ends in `.js`, with `args`;
+    /// `name` names its log in `scratch`.
     pub fn start(
         script: &str,
         name: &str,
@@ -45,10 +53,13 @@ impl Script {
         secret: &str,
     ) -> Result<Self> {
         let errors = scratch.join(format!("{name}.log"));
-        let mut process = Command::new(interpreter()?)
-            .arg("-u")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script))
+        let is_node = Path::new(script).extension().is_some_and(|ending| ending == "js");
+        let (program, folder) =
+            if is_node { (node()?, "node") } else { (interpreter()?, "python") };
+        let mut process = Command::new(program)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(script))
             .args(args)
+            .env("PYTHONUNBUFFERED", "1")
             // Keys travel in the environment: command lines are public.
             .env("DEVICE_CONNECTION_STRING", secret)
             .stdin(Stdio::piped())
