@@ -6,8 +6,10 @@ import { defineConfig } from 'vitest/config'
 
 /** Libraries that change on their own and are fetched only by the pages that need them. */
 const CHUNKS = [
+  // First, or a group whose packages import them takes them along, and the first view waits for it.
+  { name: 'react', test: /node_modules\/(react|react-dom|scheduler|use-sync-external-store)\//, priority: 10 },
   { name: 'editor', test: /node_modules\/(@codemirror|@lezer|crelt|style-mod|w3c-keyname|@marijn)\// },
-  { name: 'graph', test: /node_modules\/(@xyflow|@dagrejs|d3-[a-z]+|zustand|classcat|use-sync-external-store)\// },
+  { name: 'graph', test: /node_modules\/(@xyflow|@dagrejs|d3-[a-z]+|zustand|classcat)\// },
   { name: 'chart', test: /node_modules\/uplot\// },
   { name: 'mantine', test: /node_modules\/(@mantine|@floating-ui|react-remove-scroll[a-z-]*|react-number-format|react-transition-group)\// },
   { name: 'vendor', test: /node_modules\// },

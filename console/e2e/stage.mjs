@@ -50,7 +50,7 @@ export class Stage {
     // An address of its own: the router's port is fixed.
     const gateway = `127.${20 + (process.pid % 200)}.${1 + ((process.pid >> 8) % 250)}.2`
     const files = process.env.CONSOLE_DIR ? ['--console-dir', process.env.CONSOLE_DIR] : []
-    stage.up = spawn(stage.program, ['up', '--data', stage.folder, '--engine', 'process', '--gateway', gateway, ...files], { stdio: ['ignore', 'pipe', 'pipe'] })
+    stage.up = spawn(stage.program, ['up', '--data', stage.folder, '--engine', process.env.ENGINE ?? 'process', '--gateway', gateway, ...files], { stdio: ['ignore', 'pipe', 'pipe'] })
     stage.output = ''
     for (const pipe of [stage.up.stdout, stage.up.stderr]) pipe.on('data', (text) => (stage.output += text))
     stage.ended = new Promise((go) => stage.up.on('exit', go))
@@ -91,24 +91,36 @@ export class Stage {
     return execFileSync(this.program, [...args, '--data', this.folder], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
   }
 
-  /** The public API with the owner's token, beside the browser; the certificate is checked. */
-  async get(path) {
+  /** A token of the owner, for ten minutes. */
+  token() {
     const login = readFileSync(join(this.folder, 'hub/owner.connection'), 'utf8').trim()
     const field = (name) => new RegExp(`(?:^|;)${name}=([^;]*)`, 'u').exec(login)[1]
-    const [host, port] = this.hub.https.split(':')
     const resource = encodeURIComponent(field('HostName'))
     const expiry = Math.floor(Date.now() / 1000) + 600
     const signature = createHmac('sha256', Buffer.from(field('SharedAccessKey'), 'base64')).update(`${resource}\n${expiry}`).digest('base64')
-    const authorization = `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}&se=${expiry}&skn=${field('SharedAccessKeyName')}`
+    return `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}&se=${expiry}&skn=${field('SharedAccessKeyName')}`
+  }
+
+  /** One call of the public API beside the browser, whatever the answer; the certificate is checked. */
+  send(method, path, body) {
+    const [host, port] = this.hub.https.split(':')
+    const headers = { authorization: this.token(), ...(body === undefined ? {} : { 'content-type': 'application/json' }) }
     return new Promise((done, failed) => {
-      const call = request({ host, port, path, ca: this.ca, servername: 'localhost', headers: { authorization } }, (answer) => {
+      const call = request({ method, host, port, path, ca: this.ca, servername: 'localhost', headers }, (answer) => {
         let text = ''
         answer.on('data', (piece) => (text += piece))
-        answer.on('end', () => (answer.statusCode === 200 ? done(JSON.parse(text)) : failed(new Error(`${path}: ${answer.statusCode} ${text}`))))
+        answer.on('end', () => done({ status: answer.statusCode, body: text }))
       })
       call.on('error', failed)
-      call.end()
+      call.end(body)
     })
+  }
+
+  /** A read that must succeed. */
+  async get(path) {
+    const { status, body } = await this.send('GET', path)
+    if (status !== 200) throw new Error(`${path}: ${status} ${body}`)
+    return JSON.parse(body)
   }
 
   /** A browser window of its own, not signed in. What goes wrong in it is remembered. */

@@ -11,15 +11,17 @@ import { RouterProvider } from '@tanstack/react-router'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 
-import { makeQueryClient } from './api/queries'
+import { makeQueryClient, overviewQuery } from './api/queries'
 import { makeRouter } from './app/router'
-import { SignIn } from './app/sign-in'
+import { cameByLink, SignIn } from './app/sign-in'
 import { theme, variables } from './app/theme'
 
 const queries = makeQueryClient()
 const router = makeRouter(queries)
 // The page's code comes while the session is asked for; it reads nothing by itself.
 void router.load()
+// The first view needs no wait for the session: its cookie goes along, or the answer is 401.
+if (!cameByLink && location.pathname === import.meta.env.BASE_URL) void queries.prefetchQuery({ ...overviewQuery, retry: false })
 const root = document.getElementById('root')
 if (root) {
   createRoot(root).render(

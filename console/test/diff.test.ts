@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 
-import { applyPatch, changes, mergePatch, pathText } from '../src/pure/diff'
+import { applyPatch, changes, clashes, mergePatch, pathText } from '../src/pure/diff'
 import { equal, type Json, type JsonObject } from '../src/pure/json'
 
 const key = fc.constantFrom('a', 'b', 'c', '__proto__', 'constructor')
@@ -58,5 +58,18 @@ describe('changes', () => {
       ['a.gone', 'removed', true, undefined],
       ['list', 'changed', [1], [1, 2]],
     ])
+  })
+})
+
+describe('changes of two people', () => {
+  const base = { a: 1, b: { c: 2, d: 3 }, e: 4 }
+  test.each([
+    ['do not clash on different keys', { ...base, a: 9 }, { ...base, e: 9 }, []],
+    ['clash on the same key', { ...base, a: 8 }, { ...base, a: 9 }, [['a']]],
+    ['do not clash where both did the same', { ...base, a: 9 }, { ...base, a: 9 }, []],
+    ['clash where one removed what the other changed within', { a: 1, e: 4 }, { ...base, b: { c: 5, d: 3 } }, [['b']]],
+    ['do not clash beside each other in one object', { ...base, b: { c: 5, d: 3 } }, { ...base, b: { c: 2, d: 6 } }, []],
+  ])('%s', (_, theirs, mine, expected) => {
+    expect(clashes(changes(base, theirs), changes(base, mine))).toEqual(expected)
   })
 })

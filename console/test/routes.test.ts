@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 
-import { carries, graph, sink, source, type Route } from '../src/pure/routes'
+import { carries, graph, placeDrops, sink, source, type Route } from '../src/pure/routes'
 
 const route = (name: string, from: string, endpoint: string, condition: string | null = null): Route => ({ name, source: from, condition, endpoint, priority: 0, timeToLiveSecs: null })
 
@@ -51,4 +51,13 @@ test('an edge carries what its route listens to', () => {
   const [edge] = graph(['a'], [route('r', '/messages/modules/a/outputs/x', '$upstream')]).edges
   if (!edge) throw new Error('an edge is missing')
   expect([carries(edge, 'a', 'x'), carries(edge, 'a', 'y'), carries(edge, 'b', 'x')]).toEqual([true, false, false])
+})
+
+test('drops are shown at the one edge that leads to their endpoint, or else at the node', () => {
+  const { edges } = graph(['a', 'b'], [route('in', '/messages/modules/a/*', 'b/in'), route('one', '/messages/modules/a/*', '$upstream'), route('two', '/messages/modules/b/*', '$upstream')])
+  const ttl = (endpoint: string | null, total: number) => ({ endpoint, reason: endpoint === null ? 'no_route' : 'ttl_expiry', total })
+  const placed = placeDrops(edges, [ttl('b/in', 3), ttl('$upstream', 4), ttl(null, 5), ttl('gone/in', 6), ttl('b/in', 0)])
+  expect([...placed.edges]).toEqual([['in a', [ttl('b/in', 3)]]])
+  expect([...placed.nodes]).toEqual([['$upstream', [ttl('$upstream', 4)]], ['gone', [ttl('gone/in', 6)]]])
+  expect(placed.nowhere).toEqual([ttl(null, 5)])
 })

@@ -1,11 +1,16 @@
 /** Calls of the public API. One place knows the cookie's companion header, time limits and errors. */
 import { isObject, parsed, type Json } from '../pure/json'
+import { Pace } from '../pure/pace'
 import type { ContentFault, Session } from './types'
 
 /** A call that takes longer than this is given up, in milliseconds. */
 const CALL_MS_MAX = 20_000
 /** Calls that may run at the same time; the others wait. Browsers allow six to one origin. */
 const CALLS_MAX = 4
+/** Calls that one tab makes within `PACE_MS` at most; the others wait. No view needs nearly as many. */
+const PACE_CALLS_MAX = 120
+/** Milliseconds. */
+const PACE_MS = 10_000
 
 export class Failure extends Error {
   constructor(
@@ -49,11 +54,13 @@ export function onSignedOut(handler: () => void): void {
 
 let running = 0
 const waiting: (() => void)[] = []
+const pace = new Pace(PACE_CALLS_MAX, PACE_MS)
 
 async function slot<T>(work: () => Promise<T>): Promise<T> {
   if (running >= CALLS_MAX) await new Promise<void>((go) => waiting.push(go))
   running += 1
   try {
+    for (let wait = pace.take(Date.now()); wait > 0; wait = pace.take(Date.now())) await new Promise((go) => setTimeout(go, wait))
     return await work()
   } finally {
     running -= 1

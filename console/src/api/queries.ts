@@ -3,8 +3,10 @@ import { QueryClient, queryOptions } from '@tanstack/react-query'
 
 import type { Json, JsonObject } from '../pure/json'
 import { isObject, plain } from '../pure/json'
+import { query } from '../pure/query'
+import { startTime } from '../pure/start'
 import { call, Failure, path, twinPath } from './client'
-import type { DevicePage, DeviceView, MethodResult, Overview, Session, TelemetryPage, Twin, Validation } from './types'
+import type { DevicePage, DeviceView, MethodCalls, MethodResult, Overview, Session, TelemetryPage, Twin, Validation } from './types'
 
 /** A failed read is tried again so many times, 1 s, then 2 s apart; refusals are not. */
 const READ_RETRIES = 2
@@ -47,33 +49,45 @@ const EMPTY_PAGES_MAX = 5
 
 /** The next devices: goes on while a page is empty and more may come. */
 export async function devicePage(filter: DeviceFilter, after: string | undefined, top: number, signal?: AbortSignal): Promise<DevicePage> {
-  const query = new URLSearchParams({ top: String(top) })
-  for (const [name, value] of Object.entries(filter)) for (const item of Array.isArray(value) ? value : [value]) if (item) query.append(name, item)
+  const pairs = Object.entries(filter).flatMap(([name, value]) => (Array.isArray(value) ? value : [value]).map((item) => [name, item || undefined] as const))
   let cursor = after
   let scanned = 0
   for (let page = 1; ; page += 1) {
-    if (cursor !== undefined) query.set('after', cursor)
-    const got = await call<DevicePage>('GET', `/api/v1/devices?${query}`, signal ? { signal } : {})
+    const got = await call<DevicePage>('GET', `/api/v1/devices?${query([['top', top], ...pairs, ['after', cursor]])}`, signal ? { signal } : {})
     scanned += got.scanned
     if (got.devices.length > 0 || got.next === null || page >= EMPTY_PAGES_MAX) return { ...got, scanned }
     cursor = got.next
   }
 }
 
-const telemetry = (device: string, from: number, max: number, signal: AbortSignal): Promise<TelemetryPage> =>
-  call('GET', `/api/v1/telemetry?device=${encodeURIComponent(device)}&max=${max}&from=${from}`, { signal })
+/** Which messages a telemetry tab shows. `since` is a start as `pure/start.ts` reads it. */
+export type Wanted = { device: string; module?: string | undefined; filter?: string | undefined; since?: string | undefined }
+
+/** The address of a page of messages: what is wanted, and where it begins. */
+export function telemetryPath({ device, module, filter }: Wanted, place: { from: number } | { since: string }, max: number): string {
+  return `/api/v1/telemetry?${query([['device', device], ['max', max], ['module', module], ['filter', filter], ...Object.entries(place)])}`
+}
 
 /**
  * Where the first view of a device's telemetry begins. Offsets count the messages of all devices
  * of a partition, so a quiet device among loud ones begins with fewer rows.
  */
-export async function firstOffset(device: string, signal: AbortSignal): Promise<number> {
-  const { end, first } = await telemetry(device, 0, 1, signal)
+export async function firstPlace(wanted: Wanted, signal: AbortSignal): Promise<number> {
+  const time = startTime(wanted.since, Date.now())
+  if (time !== undefined) {
+    const at = new Date(time).toISOString()
+    const { next, messages } = await call<TelemetryPage>('GET', telemetryPath({ device: wanted.device }, { since: at }, 1), { signal })
+    return messages[0]?.offset ?? next
+  }
+  const { end, first } = await call<TelemetryPage>('GET', telemetryPath({ device: wanted.device }, { from: 0 }, 1), { signal })
   return Math.max(first, end - FIRST_ROWS)
 }
 
-/** A page of a device's messages, oldest first. */
-export const messagesFrom = (device: string, from: number, signal: AbortSignal): Promise<TelemetryPage> => telemetry(device, from, PAGE_ROWS, signal)
+/** A page of messages, oldest first; the hub filters, and looks through so many that a page may be empty. */
+export const messagesFrom = (wanted: Wanted, from: number, signal: AbortSignal): Promise<TelemetryPage> => call('GET', telemetryPath(wanted, { from }, PAGE_ROWS), { signal })
+
+/** One message by its place. */
+export const messageAt = (partition: number, offset: number, signal: AbortSignal): Promise<TelemetryPage> => call('GET', `/api/v1/telemetry?partition=${partition}&from=${offset}&max=1`, { signal })
 
 export const exchange = (token: string): Promise<Session> => call('POST', '/api/v1/console/exchange', { body: { token } })
 export const readSession = (): Promise<Session> => call('GET', '/api/v1/console/session')
@@ -87,6 +101,14 @@ export function invoke(device: string, module: string | null, name: string, payl
   const limit = (seconds + 10) * 1000
   return call('POST', `${twinPath(device, module)}/methods`, { body: { methodName: name, payload, responseTimeoutInSeconds: seconds }, limit })
 }
+
+/** Calls of direct methods that one page of the history has. */
+const CALLS_PAGE = 50
+export const methodsKey = (device: string): string[] => ['methods', device]
+
+/** Who called what on a device, newest first; `before` goes back in time. */
+export const methodCalls = (device: string, before: number | undefined, signal: AbortSignal): Promise<MethodCalls> =>
+  call('GET', `/api/v1/devices/${encodeURIComponent(device)}/methods?max=${CALLS_PAGE}${before === undefined ? '' : `&before=${before}`}`, { signal })
 
 export const validate = (text: string, signal: AbortSignal): Promise<Validation> => call('POST', '/api/v1/validate/modules-content', { raw: text, signal })
 

@@ -114,6 +114,10 @@ export type TelemetryPage = { partition: number; messages: Message[]; next: numb
 
 export type MethodResult = { status: number; payload: Json }
 
+/** One direct method of anybody, as the hub remembers it; never with its payload. */
+export type MethodCall = { id: number; at: string; moduleId: string | null; method: string; by: string; status: number | null; error: string | null; durationMs: number }
+export type MethodCalls = { calls: MethodCall[]; next: number | null }
+
 export type ContentFault = {
   code: string
   message: string
@@ -126,7 +130,7 @@ export type ContentFault = {
   from?: number
   to?: number
 }
-export type Validation = { valid: boolean; faults: ContentFault[]; routes: Route[]; modules: string[] }
+export type Validation = { valid: boolean; faults: ContentFault[]; notices?: ContentFault[]; routes: Route[]; modules: string[] }
 
 export type Problem = { code: string; message: string }
 export type LogLines = { lines: { at: string | null; level: number | null; text: string }[]; problem: Problem | null; pollSeconds: number }

@@ -2,6 +2,7 @@
 import type { QueryClient } from '@tanstack/react-query'
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, redirect } from '@tanstack/react-router'
 
+import { readStart } from '../pure/start'
 import { RANGES, type Range } from '../pure/time'
 import { Lost, Shell } from './shell'
 
@@ -9,7 +10,7 @@ type Raw = Record<string, unknown>
 type Word = string | undefined
 /** What addresses may carry, by page. */
 type DevicesSearch = { search?: Word; tag?: string[] | undefined; status?: Word; connection?: Word; edge?: Word }
-type TelemetrySearch = { module?: Word; filter?: Word; series?: string[] | undefined; range?: Range | undefined }
+type TelemetrySearch = { module?: Word; filter?: Word; since?: Word; message?: Word; series?: string[] | undefined; range?: Range | undefined }
 type TwinSearch = { module?: Word; section?: Word }
 type LogsSearch = { module?: Word; find?: Word }
 type MethodsSearch = { module?: Word; method?: Word }
@@ -48,7 +49,7 @@ export const telemetryRoute = createRoute({
   path: 'telemetry',
   validateSearch: (raw: Raw): TelemetrySearch => {
     const range = word(raw, 'range')
-    return { module: word(raw, 'module'), filter: word(raw, 'filter'), series: words(raw, 'series'), range: range !== undefined && range in RANGES ? (range as Range) : undefined }
+    return { module: word(raw, 'module'), filter: word(raw, 'filter'), since: readStart(word(raw, 'since')), message: word(raw, 'message'), series: words(raw, 'series'), range: range !== undefined && range in RANGES ? (range as Range) : undefined }
   },
   component: lazyRouteComponent(() => import('../pages/device/telemetry'), 'Telemetry'),
 })

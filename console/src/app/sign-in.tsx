@@ -28,6 +28,8 @@ function tokenFromAddress(): string | undefined {
   return token
 }
 const handed = tokenFromAddress()
+/** Whether this page was opened by a link that signs in; otherwise a session may be there. */
+export const cameByLink = handed !== undefined
 /** Asked before anything is drawn: the first view waits for it. */
 let asked: Promise<Session> | undefined = handed === undefined ? readSession() : undefined
 asked?.catch(() => undefined)
@@ -36,9 +38,10 @@ export function SignIn({ children, onSignedIn }: { children: ReactNode; onSigned
   const [door, setDoor] = useState<Door>({ kind: 'opening' })
   const tried = useRef(false)
 
-  const enter = (session: Session): void => {
+  const enter = (session: Session, resumed: boolean): void => {
     keepSession(session)
-    onSignedIn()
+    // What was read for a session that goes on is its own.
+    if (!resumed) onSignedIn()
     startLive(session.csrfToken)
     setDoor({ kind: 'open', session })
   }
@@ -47,9 +50,9 @@ export function SignIn({ children, onSignedIn }: { children: ReactNode; onSigned
     stopLive()
     setDoor({ kind: 'closed', why })
   }
-  const attempt = async (work: Promise<Session>, why?: string): Promise<void> => {
+  const attempt = async (work: Promise<Session>, why?: string, resumed = false): Promise<void> => {
     try {
-      enter(await work)
+      enter(await work, resumed)
     } catch (error) {
       if (error instanceof Failure && (error.status === 401 || error.status === 400)) leave(why)
       else setDoor({ kind: 'failed', error })
@@ -60,7 +63,7 @@ export function SignIn({ children, onSignedIn }: { children: ReactNode; onSigned
       tried.current = true
       void attempt(exchange(handed), 'This link was used already, or it is too old.')
     } else {
-      void attempt(asked ?? readSession())
+      void attempt(asked ?? readSession(), undefined, true)
       asked = undefined
     }
   }

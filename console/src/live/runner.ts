@@ -1,4 +1,5 @@
 /** Does what the core decides: one fetch that reads the stream, one timer. Runs in the shared worker, or in a tab. */
+import { query } from '../pure/query'
 import { LiveCore, type ToTab } from './core'
 import { EventReader } from './sse'
 
@@ -46,13 +47,12 @@ export class Runner {
     this.abort?.abort()
     const abort = new AbortController()
     this.abort = abort
-    const query = new URLSearchParams(topics.map((topic) => ['topic', topic]))
     const late = setTimeout(() => abort.abort(), CONNECT_MS_MAX)
     let status = 0
     try {
       const headers: Record<string, string> = { accept: 'text/event-stream' }
       if (lastId !== '') headers['last-event-id'] = lastId
-      const response = await fetch(`/api/v1/events?${query}`, { headers, signal: abort.signal, credentials: 'same-origin', cache: 'no-store' })
+      const response = await fetch(`/api/v1/events?${query(topics.map((topic) => ['topic', topic] as const))}`, { headers, signal: abort.signal, credentials: 'same-origin', cache: 'no-store' })
       clearTimeout(late)
       status = response.status
       if (status === 400) this.core.handleTopicsRefused(400, await reason(response))

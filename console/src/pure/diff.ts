@@ -57,6 +57,13 @@ export function applyPatch(base: JsonObject, patch: JsonObject): JsonObject {
   return result
 }
 
+/** Paths that two sets of changes both touch, one within the other or the same, and not alike. */
+export function clashes(theirs: readonly Change[], mine: readonly Change[]): string[][] {
+  const within = (inner: string[], outer: string[]): boolean => outer.every((key, index) => inner[index] === key)
+  const clash = (one: Change, other: Change): boolean => (within(one.path, other.path) || within(other.path, one.path)) && !(one.path.length === other.path.length && equal(one.after, other.after))
+  return theirs.filter((one) => mine.some((other) => clash(one, other))).map((one) => one.path)
+}
+
 /** `__proto__` is a key like any other. */
 function define(object: JsonObject, key: string, value: Json): void {
   Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true })

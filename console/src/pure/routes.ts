@@ -76,3 +76,27 @@ export function graph(modules: readonly string[], routes: readonly Route[]): Gra
 export function carries(edge: GraphEdge, module: string, output: string | null): boolean {
   return edge.from === module && (edge.output === null || edge.output === output)
 }
+
+/** Messages that went no further, as the device tells it. */
+export type Drop = { endpoint: string | null; reason: string; total: number }
+
+/**
+ * Where drops belong in the picture: at the edge, if only one leads to their endpoint; else at the
+ * node; `nowhere` are those that no route wanted.
+ */
+export function placeDrops(edges: readonly GraphEdge[], dropped: readonly Drop[]): { edges: Map<string, Drop[]>; nodes: Map<string, Drop[]>; nowhere: Drop[] } {
+  const placed = { edges: new Map<string, Drop[]>(), nodes: new Map<string, Drop[]>(), nowhere: [] as Drop[] }
+  const add = (map: Map<string, Drop[]>, key: string, drop: Drop): void => void map.set(key, [...(map.get(key) ?? []), drop])
+  for (const drop of dropped) {
+    if (drop.total === 0) continue
+    if (drop.endpoint === null) {
+      placed.nowhere.push(drop)
+      continue
+    }
+    const leading = edges.filter((edge) => edge.route.endpoint === drop.endpoint)
+    const [only] = leading
+    if (only !== undefined && leading.length === 1) add(placed.edges, only.id, drop)
+    else add(placed.nodes, drop.endpoint === UPSTREAM ? UPSTREAM : (drop.endpoint.split('/')[0] ?? ''), drop)
+  }
+  return placed
+}

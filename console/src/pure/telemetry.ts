@@ -89,6 +89,12 @@ export class Rows {
     return rows.length
   }
 
+  /** The row of one message, if it is still held. */
+  find(partition: number, offset: number): Row | undefined {
+    for (const row of this.ring.newest()) if (row.message.offset === offset && row.message.partition === partition) return row
+    return undefined
+  }
+
   /** Points of one path since `from`, newest first. */
   *points(path: string, from: number): Generator<{ time: number; value: number }> {
     for (const row of this.ring.newest()) {

@@ -14,6 +14,8 @@ export const KEY_BYTES_MAX = 1024
 export const SECTION_BYTES_MAX = { tags: 8 * 1024, desired: 32 * 1024 }
 /** Whole numbers beyond these lose digits on the way. */
 const INTEGER_MAX = 4_503_599_627_370_495
+/** From here on JSON is written with an exponent, which the hub reads as a fraction. */
+const EXPONENT_MIN = 1e21
 
 export type Fault = { path: string[]; message: string; severity: 'error' | 'warning' }
 
@@ -28,29 +30,35 @@ export function twinFaults(section: 'tags' | 'desired', value: Json, reported: J
   return faults
 }
 
-function walk(value: Json, path: string[], faults: Fault[]): void {
+function walk(value: Json, path: string[], faults: Fault[], inList = false): void {
   if (typeof value === 'object' && value !== null && path.length >= DEPTH_MAX) {
     faults.push(fault(path, `lies deeper than ${DEPTH_MAX} levels`))
   } else if (isObject(value)) {
     for (const [key, inner] of Object.entries(value)) {
       const bad = key === '' ? 'a key cannot be empty' : badKey(key)
       if (bad) faults.push(fault([...path, key], bad))
-      walk(inner, [...path, key], faults)
+      walk(inner, [...path, key], faults, inList)
     }
   } else if (Array.isArray(value)) {
-    // A list is one value: a null in it deletes nothing.
-    value.forEach((inner, index) => inner === null || walk(inner, [...path, String(index)], faults))
+    value.forEach((inner, index) => walk(inner, [...path, String(index)], faults, true))
   } else if (value === null) {
-    faults.push(fault(path, 'null deletes a property: leave the property out instead'))
-  } else if (typeof value === 'string' && bytes(value) > STRING_BYTES_MAX) {
-    faults.push(fault(path, `has ${bytes(value)} bytes; the hub takes ${STRING_BYTES_MAX}`))
-  } else if (typeof value === 'number' && Number.isInteger(value) && Math.abs(value) > INTEGER_MAX) {
-    faults.push(fault(path, `is beyond ±${INTEGER_MAX}; send it as text`))
+    // A list is one value: a null in it deletes nothing.
+    if (!inList) faults.push(fault(path, 'null deletes a property: leave the property out instead'))
+  } else if (typeof value === 'string') {
+    if (bytes(value) > STRING_BYTES_MAX) faults.push(fault(path, `has ${bytes(value)} bytes; the hub takes ${STRING_BYTES_MAX}`))
+    else if (HALF.test(value)) faults.push(fault(path, 'has half of a character: an escape \\ud800 to \\udfff without its partner'))
+  } else if (typeof value === 'number') {
+    if (!Number.isFinite(value)) faults.push(fault(path, 'is a number beyond what JSON can hold; send it as text'))
+    else if (Number.isInteger(value) && Math.abs(value) > INTEGER_MAX && Math.abs(value) < EXPONENT_MIN) faults.push(fault(path, `is beyond ±${INTEGER_MAX}; send it as text`))
   }
 }
 
+/** A surrogate without its partner; no UTF-8 can hold it. */
+const HALF = /\p{Surrogate}/u
+
 function badKey(key: string): string | undefined {
   if (bytes(key) > KEY_BYTES_MAX) return `a key has at most ${KEY_BYTES_MAX} bytes`
+  if (HALF.test(key)) return 'a key cannot contain half of a character'
   const sign = /[.$ \u0000-\u001f\u007f-\u009f]/u.exec(key)?.[0]
   if (sign === undefined) return undefined
   return `a key cannot contain ${sign === ' ' ? 'a blank' : JSON.stringify(sign)}`

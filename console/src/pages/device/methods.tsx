@@ -1,19 +1,18 @@
 /** Direct methods: call one, see what was called before. */
-import { Alert, Autocomplete, Button, Card, Group, NumberInput, Select, SimpleGrid, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
-import { useMutation } from '@tanstack/react-query'
+import { Autocomplete, Button, Card, Group, NumberInput, Select, SimpleGrid, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
+import { useInfiniteQuery, useMutation, useQueryClient, type InfiniteData, type QueryClient } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useMemo, useState, useSyncExternalStore, type ReactNode } from 'react'
+import { lazy, Suspense, useEffect, useMemo, useState, type ReactNode } from 'react'
 
-import { invoke } from '../../api/queries'
-import type { MethodResult } from '../../api/types'
-import { useDoor } from '../../app/sign-in'
+import { invoke, methodCalls, methodsKey } from '../../api/queries'
+import type { MethodCall, MethodCalls, MethodResult } from '../../api/types'
 import { methodsRoute } from '../../app/router'
 import { Ago, Command, Problem } from '../../parts/common'
 import { State } from '../../parts/state'
 import type { Json } from '../../pure/json'
 import { pretty } from '../../pure/json'
 import { Mistake, readPlaces } from '../../pure/places'
-import { callsOf, remember, watchCalls, type Call } from './calls'
+import { withNews } from '../../pure/history'
 import { moduleNames, quoted, useDevice } from './context'
 
 const Code = lazy(() => import('../../parts/code'))
@@ -21,6 +20,10 @@ const Code = lazy(() => import('../../parts/code'))
 const DEVICE = '(the device itself)'
 const SECONDS_MIN = 5
 const SECONDS_MAX = 300
+/** The newest page of the history is read so often while somebody looks, in milliseconds. */
+const HISTORY_MS = 5_000
+/** The hub notes a call right after it answered it, in milliseconds. */
+const NOTED_MS = 300
 /** What the runtime itself answers, with a payload to start from. */
 const AGENT: Record<string, Json> = {
   ping: null,
@@ -37,28 +40,17 @@ export function Methods(): ReactNode {
   const [text, setText] = useState(() => pretty(AGENT[name] ?? null))
   const [seconds, setSeconds] = useState(30)
   const payload = useMemo(() => read(text), [text])
-  const { session } = useDoor()
-  const calls = useSyncExternalStore(watchCalls, () => callsOf(id))
+  const history = useHistory(id)
   const run = useMutation({
-    mutationFn: async () => {
-      const start = Date.now()
-      const call = { at: new Date(start).toISOString(), moduleId: module, method: name, by: session.policy }
-      try {
-        const result = await invoke(id, module, name, payload.value ?? null, seconds)
-        remember(id, { ...call, status: result.status, error: null, durationMs: Date.now() - start })
-        return result
-      } catch (error) {
-        remember(id, { ...call, status: null, error: error instanceof Error ? error.message : String(error), durationMs: Date.now() - start })
-        throw error
-      }
-    },
+    mutationFn: () => invoke(id, module, name, payload.value ?? null, seconds),
+    onSettled: () => setTimeout(() => void history.news(), NOTED_MS),
   })
   const set = (part: Partial<typeof search>): void => void navigate({ to: '.', search: { ...search, ...part }, replace: true })
   const choose = (method: string): void => {
     set({ method: method || undefined })
     if (module === '$edgeAgent' && method in AGENT) setText(pretty(AGENT[method]))
   }
-  const suggestions = module === '$edgeAgent' ? Object.keys(AGENT) : [...new Set(calls.filter((call) => call.moduleId === module).map((call) => call.method))]
+  const suggestions = module === '$edgeAgent' ? Object.keys(AGENT) : [...new Set(history.calls.filter((call) => call.moduleId === module).map((call) => call.method))]
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }} spacing="md">
       <Stack gap="sm">
@@ -82,8 +74,18 @@ export function Methods(): ReactNode {
         <Command text={`selvedge method ${quoted(id)}${module === null ? '' : ` -m ${quoted(module)}`} ${name === '' ? 'NAME' : quoted(name)} '${compact(payload.value)}'`} />
       </Stack>
       <Stack gap="sm">
-        <Title order={2}>Calls of this visit</Title>
-        {calls.length === 0 ? <Text c="dimmed">Nothing has been called on this device since this page was opened.</Text> : <History calls={calls} />}
+        <Title order={2}>History</Title>
+        {history.error !== null && <Problem error={history.error} what="The history cannot be read" retry={() => void history.news()} />}
+        {history.loading && <Skeleton height={160} />}
+        {!history.loading && history.error === null && history.calls.length === 0 && (
+          <Text c="dimmed">Nobody has called a method on this device yet. Calls of every user appear here, from the console, the command line and the API alike.</Text>
+        )}
+        {history.calls.length > 0 && <Calls calls={history.calls} />}
+        {history.more !== undefined && (
+          <Button variant="default" onClick={history.more} loading={history.reading}>
+            Show earlier calls
+          </Button>
+        )}
       </Stack>
     </SimpleGrid>
   )
@@ -115,10 +117,53 @@ function Answer({ result }: { result: MethodResult }): ReactNode {
   )
 }
 
-function History({ calls }: { calls: readonly Call[] }): ReactNode {
+type History = { calls: MethodCall[]; error: Error | null; loading: boolean; reading: boolean; more: (() => void) | undefined; news: () => Promise<void> }
+
+/** Calls of all users as the hub keeps them: page by page into the past, and the newest while one looks. */
+function useHistory(device: string): History {
+  const queries = useQueryClient()
+  const read = useInfiniteQuery({
+    queryKey: methodsKey(device),
+    queryFn: ({ pageParam, signal }) => methodCalls(device, pageParam, signal),
+    initialPageParam: undefined as number | undefined,
+    getNextPageParam: (page) => page.next ?? undefined,
+  })
+  const news = (): Promise<void> => takeNews(queries, device)
+  useEffect(() => {
+    const timer = setInterval(() => {
+      if (!document.hidden) void news()
+    }, HISTORY_MS)
+    return () => clearInterval(timer)
+  }, [device])
+  return {
+    calls: read.data?.pages.flatMap((page) => page.calls) ?? [],
+    error: read.data === undefined ? read.error : null,
+    loading: read.isLoading,
+    reading: read.isFetchingNextPage,
+    more: read.hasNextPage ? () => void read.fetchNextPage() : undefined,
+    news,
+  }
+}
+
+/** Reads the newest page only, whatever was looked at further back. */
+async function takeNews(queries: QueryClient, device: string): Promise<void> {
+  const queryKey = methodsKey(device)
+  const held = queries.getQueryData<InfiniteData<MethodCalls, number | undefined>>(queryKey)
+  if (!held) return queries.invalidateQueries({ queryKey })
+  let page: MethodCalls
+  try {
+    page = await methodCalls(device, undefined, AbortSignal.timeout(HISTORY_MS))
+  } catch {
+    // What is shown stays; the header says when the hub is away, and the next turn asks again.
+    return
+  }
+  queries.setQueryData<InfiniteData<MethodCalls, number | undefined>>(queryKey, (now) => now && { ...now, pages: withNews(now.pages, page) })
+}
+
+function Calls({ calls }: { calls: readonly MethodCall[] }): ReactNode {
   return (
     <>
-      <Table.ScrollContainer minWidth={460} scrollAreaProps={{ viewportProps: { tabIndex: 0, 'aria-label': 'Calls of this visit' } }}>
+      <Table.ScrollContainer minWidth={480} scrollAreaProps={{ viewportProps: { tabIndex: 0, 'aria-label': 'Calls of direct methods' } }}>
         <Table>
           <Table.Thead>
             <Table.Tr>
@@ -131,7 +176,7 @@ function History({ calls }: { calls: readonly Call[] }): ReactNode {
           </Table.Thead>
           <Table.Tbody>
             {calls.map((call) => (
-              <Table.Tr key={call.number}>
+              <Table.Tr key={call.id} data-call={call.id}>
                 <Table.Td className="nowrap">
                   <Ago time={call.at} />
                 </Table.Td>
@@ -140,7 +185,16 @@ function History({ calls }: { calls: readonly Call[] }): ReactNode {
                   {call.method}
                 </Table.Td>
                 <Table.Td>
-                  {call.status === null ? <State tone="bad">{call.error ?? 'no answer'}</State> : <State tone={call.status < 300 ? 'ok' : 'bad'}>{call.status}</State>}
+                  {call.status === null ? (
+                    <>
+                      <State tone="bad">no answer</State>
+                      <Text size="xs" c="dimmed">
+                        {call.error}
+                      </Text>
+                    </>
+                  ) : (
+                    <State tone={call.status < 300 ? 'ok' : 'bad'}>{call.status}</State>
+                  )}
                 </Table.Td>
                 <Table.Td className="nowrap">{call.durationMs} ms</Table.Td>
                 <Table.Td>{call.by}</Table.Td>
@@ -149,9 +203,9 @@ function History({ calls }: { calls: readonly Call[] }): ReactNode {
           </Table.Tbody>
         </Table>
       </Table.ScrollContainer>
-      <Alert variant="light" color="denim" p="xs">
-        <Text size="xs">Only this browser remembers them, until the page is closed. Payloads and answers are not kept: they may hold secrets.</Text>
-      </Alert>
+      <Text size="xs" c="dimmed">
+        The hub remembers the calls of all users as long as its change feed. Payloads and answers are not kept: they may hold secrets.
+      </Text>
     </>
   )
 }

@@ -9,9 +9,9 @@ import type { PipelineView } from '../../api/types'
 import { useLive } from '../../live/browser'
 import { AsOf, Empty } from '../../parts/common'
 import type { EdgeFace, NodeFace } from '../../parts/graph'
-import { moduleTone, State } from '../../parts/state'
+import { moduleTone, State, type Tone } from '../../parts/state'
 import { pretty } from '../../pure/json'
-import { carries, graph, type GraphEdge, UPSTREAM } from '../../pure/routes'
+import { carries, graph, placeDrops, UPSTREAM, type Drop, type GraphEdge } from '../../pure/routes'
 import { count, rate, span } from '../../pure/time'
 import { useDevice } from './context'
 
@@ -35,8 +35,9 @@ export function Pipeline(): ReactNode {
   if (view.edge === null) return <Empty title="No pipeline here">Only devices with the edge runtime route messages between modules. This one sends to the hub itself; see its telemetry.</Empty>
   if (gone !== undefined) return <Alert color="thread" title="No news of the pipeline">{gone}</Alert>
   if (!data) return <Skeleton height={420} />
-  const face = (name: string): NodeFace => nodeFace(name, data, modules)
-  const edgeFace = (edge: string): EdgeFace => faceOf(drawn.edges.find((held) => held.id === edge), data)
+  const drops = placeDrops(drawn.edges, data.dropped)
+  const face = (name: string): NodeFace => withDrops(nodeFace(name, data, modules), drops.nodes.get(name))
+  const edgeFace = (edge: string): EdgeFace => withDrops(faceOf(drawn.edges.find((held) => held.id === edge), data), drops.edges.get(edge))
   const open = (edge: string): void => {
     const from = drawn.edges.find((held) => held.id === edge)?.from
     if (from !== undefined) void navigate({ to: '/devices/$device/telemetry', params: { device: id }, search: { module: from } })
@@ -60,6 +61,13 @@ export function Pipeline(): ReactNode {
         </Empty>
       ) : (
         <Suspense fallback={<Skeleton height={420} />}>
+          {drops.nowhere.map((drop) => (
+            <Text key={drop.reason} size="sm" data-nowhere={drop.total}>
+              <State tone="warn">
+                {count(drop.total)} dropped: {REASONS[drop.reason] ?? drop.reason}
+              </State>
+            </Text>
+          ))}
           <GraphView graph={drawn} node={face} edge={edgeFace} open={open} label="Modules and routes" />
         </Suspense>
       )}
@@ -101,6 +109,13 @@ const REASONS: Record<string, string> = {
   refused_upstream: 'the hub refuses it for good',
   sender_removed: 'its module was removed',
   damaged: 'it could not be read back',
+}
+
+/** How many went no further here, and why. */
+function withDrops<Face extends { lines: string[]; tone: Tone }>(face: Face, drops: Drop[] | undefined): Face {
+  if (drops === undefined) return face
+  const lines = drops.map((drop) => `${count(drop.total)} dropped: ${REASONS[drop.reason] ?? drop.reason}`)
+  return { ...face, lines: [...face.lines, ...lines], tone: face.tone === 'bad' ? 'bad' : 'warn' }
 }
 
 function Numbers({ data }: { data: PipelineView }): ReactNode {

@@ -1,22 +1,30 @@
 /** Rows of a telemetry tab: what was there before by page, what comes after by the stream, without a gap between. */
 import { useEffect, useRef, useState } from 'react'
 
-import { firstOffset, messagesFrom } from '../../api/queries'
+import { Failure } from '../../api/client'
+import { firstPlace, messagesFrom, type Wanted } from '../../api/queries'
 import type { Message, TelemetryRows } from '../../api/types'
 import { useLive, useLiveState } from '../../live/browser'
 import { Rows } from '../../pure/telemetry'
 
-/** Pages that are read to catch up with the stream; a longer gap stays one. */
-const PAGES_MAX = 5
+/** Pages of earlier messages that are read in a row; what is left out then is said. */
+const PAGES_MAX = 150
 
-export type Problems = { read?: unknown; refused?: string }
-type Shown = { rows: Rows; version: number; problems: Problems; waiting: number }
+/** What went wrong, or is not there: `cut` tells from when to when nothing was read. */
+export type Problems = { read?: unknown; refused?: string; cut?: [number, number] }
+/** `progress` is how much of the earlier messages was looked through, 0 to 1; undefined when all were. */
+type Shown = { rows: Rows; version: number; problems: Problems; waiting: number; progress: number | undefined }
+type Held = { earlier: Message[]; live: Message[]; dropped: number }
 
-export function useRows(device: string, module: string | undefined, filter: string | undefined, paused: boolean): Shown {
+const nothing = (): Held => ({ earlier: [], live: [], dropped: 0 })
+
+export function useRows(wanted: Wanted, paused: boolean): Shown {
+  const { device, module, filter } = wanted
   const [rows] = useState(() => new Rows())
   const [version, setVersion] = useState(0)
   const [problems, setProblems] = useState<Problems>({})
-  const held = useRef<{ messages: Message[]; dropped: number }>({ messages: [], dropped: 0 })
+  const [progress, setProgress] = useState<number>()
+  const held = useRef<Held>(nothing())
   /** Where the next page begins; undefined before the first was read. */
   const next = useRef<number>(undefined)
   const reading = useRef(false)
@@ -26,32 +34,50 @@ export function useRows(device: string, module: string | undefined, filter: stri
   const topic = `telemetry:${encodeURIComponent(device)}${module === undefined ? '' : `/${encodeURIComponent(module)}`}${filter === undefined ? '' : `?${filter}`}`
 
   const flush = (): void => {
-    if (pausing.current || reading.current) return
-    const { messages, dropped } = held.current
-    held.current = { messages: [], dropped: 0 }
-    rows.take(messages, dropped)
+    if (pausing.current) {
+      setVersion((value) => value + 0.001)
+      return
+    }
+    const { earlier, live: news, dropped } = held.current
+    // What the stream brings comes after all that is read by page.
+    held.current = { ...nothing(), live: reading.current ? news : [] }
+    rows.take(earlier, dropped)
+    if (!reading.current) rows.take(news)
     setVersion(rows.version)
   }
-  /** Reads what the hub has up to now. The hub filters only the stream, so a filter starts from now. */
   const read = async (signal: AbortSignal): Promise<void> => {
-    if (filter !== undefined || reading.current) return
+    if (reading.current) return
     reading.current = true
-    const before: Message[] = []
     try {
-      next.current ??= await firstOffset(device, signal)
-      for (let page = 0; page < PAGES_MAX; page += 1) {
-        const got = await messagesFrom(device, next.current, signal)
-        before.push(...got.messages.filter((message) => module === undefined || message.moduleId === module))
+      next.current ??= await firstPlace(wanted, signal)
+      const first = next.current
+      let last: number | undefined
+      for (let page = 1; ; page += 1) {
+        const got = await messagesFrom(wanted, next.current, signal)
         next.current = got.next
+        held.current.earlier.push(...got.messages)
+        last = got.messages.at(-1)?.enqueuedTime === undefined ? last : Date.parse(got.messages.at(-1)?.enqueuedTime ?? '')
         if (got.next >= got.end) break
+        if (page >= PAGES_MAX) {
+          next.current = got.end
+          const from = last ?? 0
+          setProblems((before) => ({ ...before, cut: [from, Date.now()] }))
+          break
+        }
+        setProgress((got.next - first) / Math.max(1, got.end - first))
+        flush()
       }
       setProblems(({ read: _, ...rest }) => rest)
     } catch (error) {
-      if (!signal.aborted) setProblems((held) => ({ ...held, read: error }))
+      // The stream refuses the same filter in the same words, and is shown.
+      const refused = error instanceof Failure && error.status === 400
+      if (!signal.aborted && !refused) setProblems((before) => ({ ...before, read: error }))
     } finally {
       reading.current = false
-      held.current.messages = before.concat(held.current.messages)
-      if (!signal.aborted) flush()
+      if (!signal.aborted) {
+        setProgress(undefined)
+        flush()
+      }
     }
   }
   const abort = useRef(new AbortController())
@@ -59,7 +85,7 @@ export function useRows(device: string, module: string | undefined, filter: stri
     abort.current = new AbortController()
     void read(abort.current.signal)
     return () => abort.current.abort()
-    // Once for each list: another device, module or filter is another list.
+    // Once for each list: another device, module, filter or start is another list.
   }, [])
   useEffect(() => {
     // Whatever was sent while the stream was away is read again.
@@ -73,13 +99,13 @@ export function useRows(device: string, module: string | undefined, filter: stri
     topic,
     ({ data, dropped }) => {
       const news = data as unknown as TelemetryRows
-      const { messages } = held.current
-      messages.push(...news.rows)
+      const { live: waiting } = held.current
+      waiting.push(...news.rows)
       held.current.dropped += dropped + news.skipped
       // While paused the newest wait; more than the list holds are let go and counted.
-      const over = messages.length - rows.ring.capacity
+      const over = waiting.length - rows.ring.capacity
       if (over > 0) {
-        messages.splice(0, over)
+        waiting.splice(0, over)
         held.current.dropped += over
       }
       if (!caughtUp.current && !reading.current) {
@@ -88,9 +114,8 @@ export function useRows(device: string, module: string | undefined, filter: stri
         void read(abort.current.signal)
       }
       flush()
-      if (pausing.current) setVersion((value) => value + 0.001)
     },
     (refused) => setProblems((before) => ({ ...before, refused })),
   )
-  return { rows, version, problems, waiting: held.current.messages.length }
+  return { rows, version, problems, waiting: held.current.earlier.length + held.current.live.length, progress }
 }

@@ -4,17 +4,18 @@ import { useDebouncedValue } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
 import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useMemo, useState, type ReactNode } from 'react'
+import { lazy, Suspense, useEffect, useMemo, useRef, useState, type ReactNode } from 'react'
 
 import { applyContent, currentContent, validate } from '../../api/queries'
-import type { Validation } from '../../api/types'
+import type { ContentFault, Validation } from '../../api/types'
 import { setModulesRoute } from '../../app/router'
 import { Changes } from '../../parts/changes'
 import type { Marked } from '../../parts/code'
 import { Command, Copy, Problem } from '../../parts/common'
+import { Meanwhile } from '../../parts/meanwhile'
 import { State } from '../../parts/state'
-import { changes } from '../../pure/diff'
-import { parsed, pretty, type Json } from '../../pure/json'
+import { applyPatch, changes, mergePatch } from '../../pure/diff'
+import { isObject, parsed, pretty, type Json, type JsonObject } from '../../pure/json'
 import { graph } from '../../pure/routes'
 import { quoted, useDevice } from './context'
 import { Faults } from './twin'
@@ -32,11 +33,20 @@ const VIEWS = [
 ]
 
 export function SetModules(): ReactNode {
-  const { id } = useDevice()
+  const { id, view } = useDevice()
   const now = useQuery({ queryKey: ['content', id], queryFn: ({ signal }) => currentContent(id, signal), staleTime: Infinity })
-  if (now.error) return <Problem error={now.error} what="What is set now cannot be read" retry={() => void now.refetch()} />
+  // The live view tells when desired properties moved; then what is set is read again.
+  const told = view.twins.map((twin) => twin.desiredVersion).join()
+  const known = useRef(told)
+  const { refetch } = now
+  useEffect(() => {
+    if (known.current === told) return
+    known.current = told
+    void refetch()
+  }, [told, refetch])
+  if (now.error && !now.data) return <Problem error={now.error} what="What is set now cannot be read" retry={() => void now.refetch()} />
   if (!now.data) return <Skeleton height={420} />
-  return <Editor key={id} device={id} current={now.data} />
+  return <Editor key={id} device={id} latest={now.data} />
 }
 
 /** A first manifest for a device that has none. */
@@ -57,10 +67,11 @@ const EMPTY: Json = {
   },
 }
 
-function Editor({ device, current }: { device: string; current: Json }): ReactNode {
+function Editor({ device, latest }: { device: string; latest: JsonObject }): ReactNode {
   const search = setModulesRoute.useSearch()
   const navigate = useNavigate()
   const queries = useQueryClient()
+  const [current, setCurrent] = useState(latest)
   const bare = Object.keys((current as { modulesContent: object }).modulesContent).length === 0
   const before = pretty(current)
   const [text, setText] = useState(() => (bare ? pretty(EMPTY) : before))
@@ -73,6 +84,16 @@ function Editor({ device, current }: { device: string; current: Json }): ReactNo
   const marks = useMemo(() => (check.data ? marksOf(check.data) : []), [check.data])
   const value = useMemo(() => parsed(text), [text])
   const differs = useMemo(() => (value === undefined ? [] : changes(current, value)), [current, value])
+  const theirs = useMemo(() => changes(current, latest), [current, latest])
+  const touched = text !== before && !bare
+  const take = (mine: JsonObject | undefined): void => {
+    setCurrent(latest)
+    setText(pretty(mine === undefined ? latest : applyPatch(latest, mine)))
+  }
+  // What somebody else set is taken over while nothing is being edited here.
+  useEffect(() => {
+    if (theirs.length > 0 && !touched) take(undefined)
+  }, [theirs])
   const show = (next: string): void => void navigate({ to: '.', search: { view: next === 'edit' ? undefined : next }, replace: true })
   const jump = (at: number): void => {
     show('edit')
@@ -97,6 +118,9 @@ function Editor({ device, current }: { device: string; current: Json }): ReactNo
           Below is an empty manifest to start from: add modules under <code>modules</code> and routes under <code>routes</code>.
         </Alert>
       )}
+      {theirs.length > 0 && touched && (
+        <Meanwhile what="the manifest" theirs={theirs} mine={value === undefined ? undefined : differs} rebase={() => take(isObject(value) ? mergePatch(current, value) : undefined)} discard={() => take(undefined)} />
+      )}
       {check.error && <Problem error={check.error} what="The hub cannot check the manifest" retry={() => void check.refetch()} />}
       <Suspense fallback={<Skeleton height={480} />}>
         {view === 'edit' && <Code value={text} label="Deployment manifest" change={setText} marks={marks} height="min(62vh, 640px)" goTo={goTo} />}
@@ -114,7 +138,10 @@ function Editor({ device, current }: { device: string; current: Json }): ReactNo
           close={() => setReviewing(false)}
           applied={() => {
             setReviewing(false)
-            if (value !== undefined) queries.setQueryData(['content', device], value)
+            if (isObject(value)) {
+              setCurrent(value)
+              queries.setQueryData(['content', device], value)
+            }
           }}
         />
       )}
@@ -123,7 +150,9 @@ function Editor({ device, current }: { device: string; current: Json }): ReactNo
 }
 
 function marksOf(data: Validation): Marked[] {
-  return data.faults.map((fault) => ({ from: fault.from ?? 0, to: fault.to ?? fault.from ?? 0, message: `${fault.module ? `${fault.module}: ` : ''}${fault.message}`, severity: 'error' }))
+  const mark = (severity: Marked['severity']) => (fault: ContentFault): Marked => ({ from: fault.from ?? 0, to: fault.to ?? fault.from ?? 0, message: `${fault.module ? `${fault.module}: ` : ''}${fault.message}`, severity })
+  // What has no effect is no fault, but worth a look.
+  return [...data.faults.map(mark('error')), ...(data.notices ?? []).map(mark('warning'))]
 }
 
 function Verdict({ fresh, data }: { fresh: boolean; data: Validation | undefined }): ReactNode {

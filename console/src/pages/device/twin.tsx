@@ -1,18 +1,21 @@
 /** Tags, desired and reported properties: what is wanted, what the device makes of it. */
 import { Alert, Button, Card, Group, Modal, SegmentedControl, Select, SimpleGrid, Skeleton, Stack, Text, Title } from '@mantine/core'
+import { useDebouncedValue } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
-import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
+import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
 import { lazy, Suspense, useEffect, useMemo, useState, type ReactNode } from 'react'
 
 import { Failure } from '../../api/client'
-import { saveTwin, twinQuery } from '../../api/queries'
+import { currentContent, saveTwin, twinQuery, validate } from '../../api/queries'
 import type { Twin } from '../../api/types'
 import { twinRoute } from '../../app/router'
 import { Changes } from '../../parts/changes'
 import type { Marked } from '../../parts/code'
 import { AsOf, Command, Problem } from '../../parts/common'
+import { Meanwhile } from '../../parts/meanwhile'
 import { State } from '../../parts/state'
+import { composed, inTwin, MANIFEST_MODULES } from '../../pure/compose'
 import { applyPatch, changes, mergePatch } from '../../pure/diff'
 import { isObject, plain, pretty, type JsonObject } from '../../pure/json'
 import { lineOf, Mistake, pathKey, readPlaces } from '../../pure/places'
@@ -23,6 +26,8 @@ const Code = lazy(() => import('../../parts/code'))
 
 type Section = 'desired' | 'tags'
 const DEVICE = '(the device itself)'
+/** Typing pauses so long before the hub is asked, in milliseconds. */
+const TYPING_MS = 350
 
 export function TwinPage(): ReactNode {
   const { id, view } = useDevice()
@@ -61,11 +66,14 @@ function Editor({ device, module, section, twin }: { device: string; module: str
   const [saving, setSaving] = useState(false)
   const [goTo, setGoTo] = useState<{ at: number; count: number }>()
   const reported = plain(twin.properties.reported)
-  const read = useMemo(() => check(text, section, reported), [text, section, twin])
+  const shape = useMemo(() => check(text, section, reported), [text, section, twin])
+  const manifest = useManifest(device, section === 'desired' ? module : null, text, shape.value !== undefined)
+  const read = useMemo(() => ({ value: shape.value, marks: [...shape.marks, ...manifest.marks] }), [shape, manifest.marks])
   const errors = read.marks.filter((mark) => mark.severity === 'error')
   const differs = read.value !== undefined ? mergePatch(before, read.value) : undefined
   const touched = text !== pretty(before)
   const theirs = useMemo(() => changes(before, valuesOf(twin, section)), [before, twin, section])
+  const mine = useMemo(() => (read.value === undefined ? [] : changes(before, read.value)), [before, read.value])
   // What somebody else changed is taken over while nothing is being edited here.
   useEffect(() => {
     if (touched || twin.etag === base.etag) return
@@ -87,31 +95,22 @@ function Editor({ device, module, section, twin }: { device: string; module: str
       <Stack gap="sm">
         <Title order={2}>{section === 'tags' ? 'Tags' : 'Desired properties'}</Title>
         {touched && theirs.length > 0 && (
-          <Alert color="denim" variant="light" role="alert" title="Somebody changed this twin while you were editing">
-            <Changes changes={theirs} />
-            <Group mt="sm" gap="xs">
-              <Button size="xs" onClick={rebase} disabled={read.value === undefined}>
-                Put my changes on top
-              </Button>
-              <Button size="xs" variant="default" onClick={discard}>
-                Discard mine
-              </Button>
-            </Group>
-          </Alert>
+          <Meanwhile what="this twin" theirs={theirs} mine={read.value === undefined ? undefined : mine} rebase={rebase} discard={discard} />
         )}
         <Suspense fallback={<Skeleton height={380} />}>
           <Code value={text} label={section === 'tags' ? 'Tags as JSON' : 'Desired properties as JSON'} change={setText} marks={read.marks} height="380px" goTo={goTo} />
         </Suspense>
+        {manifest.error !== null && <Problem error={manifest.error} what="The hub cannot check the manifest that this is part of" />}
         <Faults text={text} marks={read.marks} open={(at) => setGoTo({ at, count: (goTo?.count ?? 0) + 1 })} />
         <Group gap="sm">
-          <Button disabled={errors.length > 0 || differs === undefined} onClick={() => setSaving(true)}>
+          <Button disabled={errors.length > 0 || differs === undefined || manifest.busy} onClick={() => setSaving(true)}>
             Review and save
           </Button>
           <Button variant="default" disabled={!touched} onClick={discard}>
             Undo all
           </Button>
           <Text size="sm" c="dimmed">
-            {touched ? (differs === undefined ? 'Only the writing differs.' : `${changes(before, read.value).length} changes`) : `as set, version ${section === 'desired' ? String(twin.properties.desired.$version ?? '–') : String(twin.version)}`}
+            {touched ? (differs === undefined ? 'Only the writing differs.' : `${mine.length} ${mine.length === 1 ? 'change' : 'changes'}`) : `as set, version ${section === 'desired' ? String(twin.properties.desired.$version ?? '–') : String(twin.version)}`}
           </Text>
         </Group>
       </Stack>
@@ -133,6 +132,23 @@ function Editor({ device, module, section, twin }: { device: string; module: str
       )}
     </SimpleGrid>
   )
+}
+
+const NO_MARKS: Marked[] = []
+
+/** What the hub's validator of manifests says to a twin that is part of one. */
+function useManifest(device: string, module: string | null, text: string, readable: boolean): { marks: Marked[]; busy: boolean; error: Error | null } {
+  const [asked] = useDebouncedValue(text, TYPING_MS)
+  const part = module !== null && MANIFEST_MODULES.has(module) ? module : undefined
+  const content = useQuery({ queryKey: ['content', device, 'parts'], queryFn: ({ signal }) => currentContent(device, signal), enabled: part !== undefined, staleTime: TYPING_MS })
+  const set = content.data?.modulesContent
+  const whole = useMemo(() => (part !== undefined && isObject(set) ? composed(set, part, asked) : undefined), [part, set, asked])
+  const verdict = useQuery({ queryKey: ['validate', whole?.text], queryFn: ({ signal }) => validate(whole?.text ?? '', signal), enabled: whole !== undefined && readable, placeholderData: keepPreviousData, gcTime: 10_000 })
+  const faults = verdict.data?.faults
+  const stale = asked !== text || verdict.isPlaceholderData
+  const marks = useMemo(() => (readable && whole !== undefined && faults !== undefined ? inTwin(faults, whole, asked.length) : NO_MARKS), [readable, whole, faults, asked.length])
+  if (part === undefined) return { marks: NO_MARKS, busy: false, error: null }
+  return { marks, busy: readable && (stale || verdict.isLoading), error: content.error ?? verdict.error }
 }
 
 function check(text: string, section: Section, reported: JsonObject): { value: JsonObject | undefined; marks: Marked[] } {
@@ -158,7 +174,7 @@ export function Faults({ text, marks, open }: { text: string; marks: Marked[]; o
         const { line, column } = lineOf(text, mark.from)
         return (
           <div role="listitem" key={`${mark.from} ${mark.message}`} data-fault-line={line} data-fault-column={column}>
-            <Button size="compact-sm" variant="subtle" color={mark.severity === 'error' ? 'thread' : 'denim'} onClick={() => open(mark.from)} styles={{ label: { whiteSpace: 'normal', textAlign: 'left' }, root: { height: 'auto', paddingBlock: 3 } }}>
+            <Button size="compact-sm" variant="subtle" color={mark.severity === 'error' ? 'thread' : 'denim'} onClick={() => open(mark.from)} styles={{ label: { whiteSpace: 'normal', textAlign: 'left', lineHeight: 1.35, height: 'auto' }, root: { height: 'auto', paddingBlock: 3 } }}>
               line {line}, column {column}: {mark.message}
             </Button>
           </div>

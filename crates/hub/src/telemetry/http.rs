@@ -14,11 +14,14 @@ use futures_util::stream;
 use http::Method;
 use journal::log::{Budget, ReadBatch, StoredRecord};
 use model::message::Message;
+use model::query::Expression;
+use model::query::message::MessageFields;
 use model::time::WallTime;
 use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::warn;
 
+use super::shell::Telemetry;
 use super::{decode, partition_of};
 use crate::access::Rights;
 use crate::console::sessions::SessionId;
@@ -27,6 +30,8 @@ use crate::session::shell::Core;
 
 /// Most bytes of records that one read brings.
 const READ_BYTES: usize = 1 << 20;
+/// Records that one page looks at, at most, while a filter finds little; the caller goes on.
+const PAGE_LOOKS_MAX: usize = 20_000;
 /// Messages of one read of a stream.
 const STREAM_READ: usize = 64;
 /// Most live readers at a time; each holds one read.
@@ -34,14 +39,48 @@ pub(crate) const STREAMS_MAX: usize = 256;
 /// Silence after which a stream sends a comment.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// GET `/api/v1/telemetry?partition=&from=&max=&device=`.
+/// Which messages a page is asked for.
+struct Wanted {
+    device: Option<String>,
+    module: Option<String>,
+    condition: Expression,
+}
+
+impl Wanted {
+    fn of(call: &Call) -> Result<Self, ApiError> {
+        let condition = Expression::parse(call.query("filter").unwrap_or_default());
+        let condition = condition.map_err(|error| {
+            ApiError::new(ErrorCode::ArgumentInvalid, format!("`filter`: {error}"))
+        })?;
+        let text = |name| call.query(name).map(str::to_owned);
+        Ok(Self { device: text("device"), module: text("module"), condition })
+    }
+
+    /// Whether records are passed over at all.
+    fn is_everything(&self) -> bool {
+        self.device.is_none() && self.module.is_none() && self.condition.always_holds()
+    }
+
+    fn matches(&self, message: &Message) -> bool {
+        let system = &message.system;
+        let is = |wanted: &Option<String>, held: &Option<Box<str>>| {
+            wanted.as_deref().is_none_or(|wanted| held.as_deref() == Some(wanted))
+        };
+        is(&self.device, &system.connection_device_id)
+            && is(&self.module, &system.connection_module_id)
+            && (self.condition.always_holds() || self.condition.holds(&MessageFields::new(message)))
+    }
+}
+
+/// GET `/api/v1/telemetry?partition=&from=|since=&max=&device=&module=&filter=`.
 pub(crate) async fn page(call: Call) -> Outcome {
     call.prove(Rights::SERVICE)?;
     call.only(&Method::GET)?;
-    call.only_query(&["partition", "from", "max", "device"])?;
+    let known = ["partition", "from", "since", "max", "device", "module", "filter"];
+    call.only_query(&known)?;
+    let wanted = Wanted::of(&call)?;
     let telemetry = &call.core.telemetry;
-    let device = call.query("device").map(str::to_owned);
-    let default = device.as_deref().map_or(0, |id| partition_of(id, telemetry.partitions));
+    let default = wanted.device.as_deref().map_or(0, |id| partition_of(id, telemetry.partitions));
     let partition = call.number("partition", u64::from(default))?;
     let partition = u16::try_from(partition).ok().filter(|at| *at < telemetry.partitions);
     let no_such = || ApiError::new(ErrorCode::ArgumentInvalid, "there is no such partition");
@@ -51,31 +90,81 @@ pub(crate) async fn page(call: Call) -> Outcome {
     if max == 0 || max > PAGE_MAX {
         return Err(ApiError::new(ErrorCode::ArgumentInvalid, "`max` must be 1 to 1000"));
     }
-    let (oldest, _) = telemetry.bounds();
-    let from = call.number("from", 0)?.max(oldest);
-    let batch = telemetry.read(partition, from, Budget { records: max, bytes: READ_BYTES }).await?;
-    let end = batch.bounds.end.0;
-    let page = TelemetryPage {
-        partition,
-        messages: messages(partition, &batch, device.as_deref()),
-        next: batch.next.0.max(from).min(end.max(from)),
-        end: end.max(from),
-        first: batch.bounds.oldest.0,
+    let from = start(&call, partition).await?;
+    answer(&look(telemetry, (partition, from), max, &wanted).await?, None)
+}
+
+/// The offset at which a page begins.
+async fn start(call: &Call, partition: u16) -> Result<u64, ApiError> {
+    let (oldest, _) = call.core.telemetry.bounds();
+    let Some(since) = call.query("since") else {
+        return Ok(call.number("from", 0)?.max(oldest));
     };
-    answer(&page, None)
+    if call.query("from").is_some() {
+        let words = "`from` and `since` both say where to begin; give one";
+        return Err(ApiError::new(ErrorCode::ArgumentInvalid, words));
+    }
+    let since = WallTime::parse_rfc3339(since).ok_or_else(|| {
+        let words = "`since` must be a time such as 2026-11-23T14:00:00Z";
+        ApiError::new(ErrorCode::ArgumentInvalid, words)
+    })?;
+    Ok(call.core.telemetry.seek(partition, since).await?.max(oldest))
+}
+
+/// Looks from `from` on until `max` messages are found, the end is there, or enough was read.
+async fn look(
+    telemetry: &Telemetry,
+    (partition, from): (u16, u64),
+    max: usize,
+    wanted: &Wanted,
+) -> Result<TelemetryPage, ApiError> {
+    let (mut messages, mut bytes, mut looks) = (Vec::new(), 0, 0);
+    let mut next = from;
+    loop {
+        // Without a filter no more is read than is answered.
+        let most = if wanted.is_everything() { max - messages.len() } else { PAGE_MAX };
+        let budget = Budget { records: most, bytes: READ_BYTES };
+        let batch = telemetry.read(partition, next, budget).await?;
+        let end = batch.bounds.end.0.max(from);
+        let reached = batch.next.0.clamp(next, end.max(next));
+        looks += batch.records.len();
+        let mut full = looks >= PAGE_LOOKS_MAX || reached == next || reached >= end;
+        next = reached;
+        for record in &batch.records {
+            let Some(message) = read(partition, record) else { continue };
+            if !wanted.matches(&message) {
+                continue;
+            }
+            messages.push(shape(partition, record, &message));
+            bytes += record.payload.len();
+            if messages.len() >= max || bytes >= READ_BYTES {
+                (next, full) = (record.position.0 + 1, true);
+                break;
+            }
+        }
+        if full {
+            let first = batch.bounds.oldest.0;
+            return Ok(TelemetryPage { partition, messages, next: next.min(end), end, first });
+        }
+    }
+}
+
+/// The message in `record`; what cannot be read is told to the log and passed over.
+fn read(partition: u16, record: &StoredRecord) -> Option<Message> {
+    match decode(record.payload.clone()) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            warn!(partition, offset = record.position.0, error = %error, "record skipped");
+            None
+        }
+    }
 }
 
 fn messages(partition: u16, batch: &ReadBatch, device: Option<&str>) -> Vec<TelemetryMessage> {
     batch
         .records
         .iter()
-        .filter_map(|record| match decode(record.payload.clone()) {
-            Ok(message) => Some(shape(partition, record, &message)),
-            Err(error) => {
-                warn!(partition, offset = record.position.0, error = %error, "record skipped");
-                None
-            }
-        })
+        .filter_map(|record| Some(shape(partition, record, &read(partition, record)?)))
         .filter(|message| device.is_none_or(|id| message.device_id == id))
         .collect()
 }

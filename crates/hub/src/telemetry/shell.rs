@@ -13,7 +13,7 @@ use journal::log::{
 };
 use journal::worker::{Intake, IntakeLimits, Writer, WriterTurn, channel};
 use model::refusal::{Refusal, RefusalKind};
-use model::time::Now;
+use model::time::{Now, WallTime};
 use model::waist::Answer;
 use model::world::{Turn, Worker, World};
 use tokio::sync::{oneshot, watch};
@@ -162,6 +162,21 @@ impl Telemetry {
             });
             // Nobody may be waiting any more.
             answer.send(batch).ok();
+        }));
+        settle(reply).await
+    }
+
+    /// The first offset of `partition` that was taken at or after `since`; the end if none was.
+    pub(crate) async fn seek(&self, partition: u16, since: WallTime) -> Result<u64, Refusal> {
+        let (answer, reply) = oneshot::channel();
+        let reader = Arc::clone(&self.reader);
+        self.world.spawner.offload(Box::new(move || {
+            let found = reader.seek(LaneId(u32::from(partition)), since.0).map_err(|cause| {
+                error!(error = %cause, "telemetry not looked through");
+                Refusal::new(RefusalKind::Unavailable, "the hub could not read")
+            });
+            // Nobody may be waiting any more.
+            answer.send(found.map(|position| position.0)).ok();
         }));
         settle(reply).await
     }

@@ -13,7 +13,9 @@ use model::id::IdentityId;
 use model::message::Message;
 use model::method::MethodResponse;
 use model::time::{Tick, WallTime};
-use model::waist::{Answer, Claim, Credit, DeviceEvent, DeviceRequest, LinkKind, ask};
+use model::waist::{
+    Answer, BATCH_REQUESTS_MAX, Batch, Claim, Credit, DeviceEvent, DeviceRequest, LinkKind, ask,
+};
 use serde_json::{Value, json};
 use testkit::world::Host;
 use tower::ServiceExt as _;
@@ -146,6 +148,22 @@ async fn send(r: &Running, claim: &Claim, bodies: &[String]) {
     }
 }
 
+/// As [`send`], many in one batch.
+async fn send_at_once(r: &Running, claim: &Claim, bodies: &[String]) {
+    let session = r.api.open(claim.clone(), CLEAN, Tick::NEVER).await.unwrap().session;
+    let request = |body: &String| {
+        let message = Message { body: Bytes::from(body.clone()), ..Message::default() };
+        DeviceRequest::SendTelemetry(Box::new(message))
+    };
+    for bodies in bodies.chunks(BATCH_REQUESTS_MAX) {
+        let batch = Batch(bodies.iter().map(request).collect());
+        let mut completion = session.submit(batch, Tick::NEVER).unwrap();
+        for _ in bodies {
+            assert_eq!(completion.next().await, Some(Ok(Answer::Accepted)));
+        }
+    }
+}
+
 fn bodies(data: &Value) -> Vec<&str> {
     let rows = data["data"]["rows"].as_array().unwrap();
     rows.iter().map(|row| row["body"].as_str().unwrap()).collect()
@@ -201,6 +219,71 @@ async fn telemetry_is_filtered_by_the_hub_and_no_other_device_is_seen() {
     }
     assert_eq!(all, readings);
     assert_eq!(matching, readings[3..]);
+}
+
+/// Every body of a page after page, and how many pages that took.
+async fn pages(r: &Running, query: &str) -> (Vec<String>, usize) {
+    let (mut all, mut place, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let path = format!("/api/v1/telemetry?{query}{place}");
+        let (status, page) = r.call("GET", &path, Value::Null).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {page}");
+        let rows = page["messages"].as_array().unwrap();
+        all.extend(rows.iter().map(|row| row["body"].as_str().unwrap().to_owned()));
+        pages += 1;
+        if page["next"] == page["end"] {
+            return (all, pages);
+        }
+        place = format!("&partition={}&from={}", page["partition"], page["next"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_of_telemetry_are_filtered_by_the_hub_from_any_time_on() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    let (one, two) = (r.device("d1").await, r.device("d2").await);
+    let readings = |from: u32| (from..from + 5).map(|n| format!("{{\"t\":{n}}}")).collect();
+    let (early, late): (Vec<String>, Vec<String>) = (readings(0), readings(5));
+    send(&r, &one, &early).await;
+    send(&r, &two, &early).await;
+    Host::sleep(Duration::from_mins(10)).await;
+    let since = r.world().now().wall;
+    send(&r, &one, &late).await;
+    let all: Vec<_> = early.iter().chain(&late).cloned().collect();
+    assert_eq!(pages(&r, "device=d1").await.0, all);
+    assert_eq!(pages(&r, "device=d1&module=m").await.0, [""; 0]);
+    let odd = "device=d1&max=2&filter=%24body.t%20%3E%203%20AND%20%24body.t%20%3C%209";
+    assert_eq!(pages(&r, odd).await, (all[4..9].to_vec(), 3));
+    let of = |query: &str| format!("/api/v1/telemetry?device=d1&{query}");
+    let (_, page) = r.call("GET", &of(&format!("since={since}")), Value::Null).await;
+    assert_eq!(bodies(&json!({"data": {"rows": page["messages"]}})), late);
+    let never = WallTime(since.0 + 3_600_000);
+    let (_, page) = r.call("GET", &of(&format!("since={never}")), Value::Null).await;
+    assert_eq!((&page["messages"], &page["next"]), (&json!([]), &page["end"]));
+    for (query, words) in [
+        ("filter=%24body.t%20%3E", "`filter`: at position 9"),
+        ("since=yesterday", "`since` must be a time"),
+        ("since=2026-11-23T00:00:00Z&from=0", "give one"),
+    ] {
+        let (status, said) = r.call("GET", &of(query), Value::Null).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
+        assert!(said["Message"].as_str().unwrap().contains(words), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_finds_nothing_looks_at_so_much_and_says_where_to_go_on() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    let one = r.device("d1").await;
+    let flood: Vec<_> = (0..21_000).map(|n| n.to_string()).collect();
+    send_at_once(&r, &one, &flood).await;
+    let path = "/api/v1/telemetry?device=d1&filter=a%20%3D%20%27b%27";
+    let (_, page) = r.call("GET", path, Value::Null).await;
+    assert_eq!(page["messages"], json!([]));
+    assert_eq!(page["next"].as_u64().unwrap() - page["first"].as_u64().unwrap(), 20_000);
+    assert_eq!(pages(&r, "device=d1&filter=a%20%3D%20%27b%27").await, (Vec::new(), 2));
 }
 
 #[tokio::test(start_paused = true)]
