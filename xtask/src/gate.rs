@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cgroup2, clock, console, image, node, planted, release_dir, root, say, tidy};
+use crate::{cgroup2, clock, console, fuzz, image, node, planted, release_dir, root, say, tidy};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -15,6 +15,7 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
     ("ip", "iproute2"),
     ("chromium", "chromium"),
+    ("c++", "g++"),
 ];
 
 /// What the benchmarks measure beside us; only there.
@@ -55,6 +56,7 @@ pub(crate) fn test() -> Result<()> {
     check()?;
     step("containers on cgroup v2, in a virtual machine", cgroup2::run)?;
     step("planted faults", planted::catch_all)?;
+    step("fuzzing", fuzz::in_gate)?;
     step("release build", build_release)?;
     step("simulation", || simulate(&SIMULATION.map(str::to_owned)))?;
     step("console: types, unit tests, built files", console::check)?;
@@ -109,6 +111,13 @@ pub(crate) fn output(program: &str, args: &[&str]) -> Result<String> {
         .with_context(|| format!("starting {program}"))?;
     ensure!(done.status.success(), "{program} {} ended with {}", args.join(" "), done.status);
     String::from_utf8(done.stdout).with_context(|| format!("{program} printed no UTF-8"))
+}
+
+/// The target that is built for: this machine.
+pub(crate) fn host() -> Result<String> {
+    let told = output("rustc", &["-vV"]).context("asking rustc for the host")?;
+    let triple = told.lines().find_map(|line| line.strip_prefix("host: "));
+    triple.map(str::to_owned).context("rustc -vV names no host")
 }
 
 fn install() -> Result<()> {

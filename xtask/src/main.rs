@@ -6,6 +6,7 @@
 mod cgroup2;
 mod clock;
 mod console;
+mod fuzz;
 mod gate;
 mod image;
 mod node;
@@ -17,7 +18,7 @@ mod up;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 const HELP: &str = "\
 cargo xtask <command>
@@ -36,6 +37,8 @@ cargo xtask <command>
   planted         show that each planted fault is found, and in how many seeds
   powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
                   from --from SEED on, with --jobs 1 on one core; prints where to go on
+  fuzz [ARGS…]    feed the journal's reader with damaged segments for --seconds N (300), guided
+                  by coverage; needs a C++ compiler
   sim [ARGS…]     run the simulator: --seed N, --seeds N, --hours H, …
   bench [ARGS…]   run the benchmarks: `all --write docs/benchmarks.md` (Debian, root; installs
                   the peers), or one section; --help lists them
@@ -66,6 +69,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "cgroup2" => cgroup2::run(),
         "planted" => planted::catch_all(),
         "powercut" => powercut::run(&args),
+        "fuzz" => fuzz::run(&args),
         "sim" => gate::simulate(&args),
         "bench" => gate::bench(&args),
         "help" | "--help" | "-h" => {
@@ -85,12 +89,7 @@ fn root() -> PathBuf {
 fn release_dir() -> Result<PathBuf> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let host = gate::output("rustc", &["-vV"]).context("asking rustc for the host")?;
-    let triple = host
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc -vV names no host")?;
-    Ok(target.join(triple).join("release"))
+    Ok(target.join(gate::host()?).join("release"))
 }
 
 /// Prints one line for the person at the desk.

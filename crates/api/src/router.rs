@@ -86,6 +86,13 @@ pub struct QueueLength {
     /// Milliseconds that the oldest waits; absent when none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_age_ms: Option<u64>,
+    /// Segments of the store that this queue keeps from being freed, beside the one in use.
+    #[serde(default)]
+    pub held_segments: u64,
+    /// Bytes on disk of those segments: a queue that nobody empties can hold far more than waits
+    /// in it.
+    #[serde(default)]
+    pub held_bytes: u64,
 }
 
 /// Messages that were dropped for one reason.

@@ -6,6 +6,10 @@
 //! Start with [`log`] (segments, retention, readers), then [`queue`] (lanes with cursors), then
 //! [`worker`] (many senders, one commit). [`disk`] is the seam to the file system.
 
+// The fuzzer's target is a user of the crate, and its seeds are run by a test in it.
+#[cfg(test)]
+extern crate self as journal;
+
 mod planted;
 
 pub mod disk;

@@ -60,6 +60,12 @@ pub struct LaneStats {
     pub expired: u64,
     /// Everything before this is done with.
     pub cursor: Position,
+    /// Closed segments from the first on that the lane still needs: none of them can be freed
+    /// before it is read on, whoever else needs them too. A lane with few bytes that holds many
+    /// segments is what fills a disk.
+    pub held_segments: u64,
+    /// Bytes on disk of those segments.
+    pub held_bytes: u64,
 }
 
 impl Queue {

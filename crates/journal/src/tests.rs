@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 mod damage;
 mod faults;
+mod fuzz;
 mod lives;
 mod mutations;
 mod oracle;

@@ -74,6 +74,8 @@ impl Tally {
             priority: lane.priority,
             value: lane.depth,
             oldest_age_ms: lane.oldest_ms.and_then(|ms| u64::try_from(ms).ok()),
+            held_segments: lane.held_segments,
+            held_bytes: lane.held_bytes,
         });
         RouterMetrics {
             schema_version: "1.0".to_owned(),
@@ -150,6 +152,8 @@ mod tests {
             oldest_ms: (depth > 0).then_some(1500),
             expired,
             cursor: Position(0),
+            held_segments: depth,
+            held_bytes: depth * 100,
         }
     }
 
@@ -171,6 +175,7 @@ mod tests {
         assert_eq!((&*all.sent[1].endpoint, all.sent[1].value), ("b/i", 0));
         assert_eq!((all.queues[0].value, all.queues[0].oldest_age_ms), (2, Some(1500)));
         assert_eq!(all.queues[1].oldest_age_ms, None);
+        assert_eq!((all.queues[0].held_segments, all.queues[0].held_bytes), (2, 200));
         let reasons: Vec<_> = all.dropped.iter().map(|d| (&*d.reason, d.value)).collect();
         assert_eq!(reasons, [("no_route", 2), ("ttl_expiry", 1)]);
         assert_eq!(

@@ -22,6 +22,10 @@ use super::{LaneId, Record};
 /// Bytes before expiry, lanes and payload.
 pub(super) const HEAD_BYTES: usize = 32;
 
+/// Beyond every position that is ever reached, and far from where numbers end: whoever counts
+/// on from a position in a file need not look out.
+pub(super) const POSITION_MAX: u64 = 1 << 62;
+
 const FLAG_EXPIRES: u8 = 1;
 
 /// What a frame holds.
@@ -74,6 +78,9 @@ impl<'a> Frame<'a> {
         let mut fields = Fields(whole);
         let (length_field, crc) = (fields.take(4)?, fields.u32()?);
         let frame = Self::fields(whole.len(), &mut fields)?;
+        if frame.position > POSITION_MAX {
+            return None;
+        }
         // Last, for it is the dearest.
         (checksum(seed, length_field, whole.get(8..)?) == crc).then_some(frame)
     }

@@ -8,6 +8,7 @@
 //! latest time up to its first entry, so that it ascends although a clock may have gone back.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::LaneId;
 use super::frame::Fields;
@@ -54,6 +55,10 @@ pub(crate) struct LaneIndex {
 
 impl LaneIndex {
     pub(crate) fn push(&mut self, entry: Entry, ms: i64, expires_ms: Option<i64>) {
+        if self.totals.count > 0 && entry.position <= self.totals.last {
+            // Only a file that we did not write names a lane twice.
+            return;
+        }
         if self.totals.count.is_multiple_of(BLOCK_ENTRIES) {
             let at = u32::try_from(self.encoded.len()).unwrap_or(u32::MAX);
             let ms = if self.totals.count == 0 { ms } else { self.totals.last_ms.max(ms) };
@@ -84,6 +89,29 @@ impl LaneIndex {
             .skip_while(move |entry| entry.position < from)
     }
 
+    /// See [`SegmentIndex::is_sound`].
+    fn is_sound(&self, positions: &Range<u64>, offsets: &Range<u64>) -> Option<()> {
+        let mut totals = Totals { first: positions.end, ..self.totals };
+        (totals.count, totals.bytes) = (0, 0);
+        let (mut position, mut offset) = (positions.start, offsets.start);
+        let blocks = self.blocks.iter().map(|block| (block.position, u64::from(block.at)));
+        if !blocks.clone().is_sorted() || blocks.count() as u64 > self.totals.count {
+            return None;
+        }
+        for entry in self.from(0) {
+            let end = entry.offset.checked_add(entry.length)?;
+            let fits = positions.contains(&entry.position)
+                && entry.position >= position
+                && entry.offset >= offset
+                && end <= offsets.end;
+            fits.then_some(())?;
+            totals.first = totals.first.min(entry.position);
+            (totals.count, totals.bytes) = (totals.count + 1, totals.bytes + entry.length);
+            (totals.last, position, offset) = (entry.position, entry.position + 1, end);
+        }
+        (totals == self.totals && totals.count > 0).then_some(())
+    }
+
     /// A position at or before the first record enqueued at or after `at_ms`, at most a block
     /// before it.
     pub(crate) fn hint(&self, at_ms: i64) -> u64 {
@@ -112,8 +140,8 @@ impl Iterator for Entries<'_> {
             (self.position, self.offset) = (block.position, block.offset);
             self.block += 1;
         }
-        self.position += get(&mut self.bytes)?;
-        self.offset += get(&mut self.bytes)?;
+        self.position = self.position.checked_add(get(&mut self.bytes)?)?;
+        self.offset = self.offset.checked_add(get(&mut self.bytes)?)?;
         let length = get(&mut self.bytes)?;
         Some(Entry { position: self.position, offset: self.offset, length })
     }
@@ -128,6 +156,13 @@ pub(crate) struct SegmentIndex {
 impl SegmentIndex {
     pub(crate) fn push(&mut self, lane: LaneId, entry: Entry, ms: i64, expires_ms: Option<i64>) {
         self.lanes.entry(lane).or_default().push(entry, ms, expires_ms);
+    }
+
+    /// Whether all entries ascend, lie within `positions` and `offsets`, and add up to the totals:
+    /// whoever follows them leaves neither the segment nor the numbers.
+    pub(crate) fn is_sound(&self, positions: Range<u64>, offsets: Range<u64>) -> bool {
+        let sound = |index: &LaneIndex| index.is_sound(&positions, &offsets).is_some();
+        self.lanes.values().all(sound)
     }
 
     pub(crate) fn totals(&self) -> BTreeMap<LaneId, Totals> {

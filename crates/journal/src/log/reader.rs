@@ -100,6 +100,8 @@ struct Found {
     file: Arc<dyn DiskFile>,
     seed: u32,
     entries: Vec<Entry>,
+    /// Where the segment ends.
+    end: u64,
 }
 
 impl Shared {
@@ -167,8 +169,15 @@ impl Reader {
                 batch.next = bounds.end;
                 break;
             };
-            // No entry although there is one: it does not fit into what is left.
-            let Some(last) = found.entries.last().copied() else { break };
+            let Some(last) = found.entries.last().copied() else {
+                if first {
+                    // An index that contradicts its totals: nobody may read on the spot for ever.
+                    batch.next = Position(found.end.max(batch.next.0 + 1));
+                    continue;
+                }
+                // There is one, but it does not fit into what is left.
+                break;
+            };
             let size = found.entries.iter().map(|entry| entry.length).sum::<u64>();
             left.records -= found.entries.len().min(left.records);
             left.bytes = left.bytes.saturating_sub(usize::try_from(size).unwrap_or(usize::MAX));
@@ -225,6 +234,14 @@ impl Reader {
         Ok(sum)
     }
 
+    /// The closed segments from the first on that `lane` `needs`, and their bytes on disk.
+    pub(crate) fn held(&self, lane: LaneId, needs: impl Fn(&Totals) -> bool) -> (u64, u64) {
+        let view = self.shared.view();
+        let passed = |segment: &&Arc<Closed>| !segment.totals.get(&lane).is_some_and(&needs);
+        let held = view.closed.iter().skip_while(passed);
+        held.fold((0, 0), |(count, bytes), segment| (count + 1, bytes + segment.bytes))
+    }
+
     fn hint(&self, lane: LaneId, at_ms: i64) -> Result<Position, ReadError> {
         let closed = {
             let view = self.shared.view();
@@ -257,7 +274,7 @@ impl Reader {
             let entries = lane_index.into_iter().flat_map(|index| index.from(from));
             let entries = within(entries, left, first, end);
             let file = Arc::clone(&segment.file);
-            return Ok(Some(Found { file, seed: segment.seed, entries }));
+            return Ok(Some(Found { file, seed: segment.seed, entries, end: segment.end }));
         }
         let view = self.shared.view();
         let index = view
@@ -268,7 +285,7 @@ impl Reader {
             return Ok(None);
         };
         let entries = within(index.from(from), left, first, end);
-        Ok(Some(Found { file: Arc::clone(&active.file), seed: active.seed, entries }))
+        Ok(Some(Found { file: Arc::clone(&active.file), seed: active.seed, entries, end }))
     }
 }
 
@@ -319,7 +336,9 @@ fn fetch(found: &Found, batch: &mut ReadBatch) -> Result<(), ReadError> {
 fn record_at(seed: u32, bytes: &Bytes, start: u64, entry: &Entry) -> Option<StoredRecord> {
     let at = usize::try_from(entry.offset - start).ok()?;
     let frame = Frame::parse(seed, bytes.get(at..)?)?;
-    let fits = frame.kind == Kind::Record && frame.position == entry.position;
+    let fits = frame.kind == Kind::Record
+        && frame.position == entry.position
+        && frame.length == entry.length;
     let payload = at + frame.payload_at..at + usize::try_from(frame.length).ok()?;
     fits.then(|| StoredRecord {
         position: Position(frame.position),

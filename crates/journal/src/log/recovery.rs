@@ -141,7 +141,9 @@ fn take(bytes: &[u8], at: usize, known: Known, scan: &mut Scan) -> Option<usize>
     }
     let rest = bytes.get(at..)?;
     let fits = |frame: &Frame<'_>| {
-        frame.position >= scan.end && known.next.is_none_or(|next| frame.position <= next)
+        frame.position >= scan.end
+            && frame.batch <= at as u64
+            && known.next.is_none_or(|next| frame.position <= next)
     };
     let frame = Frame::parse(known.seed, rest).filter(fits);
     let frame = frame.filter(|frame| frame.position == scan.end);
@@ -186,41 +188,61 @@ fn take(bytes: &[u8], at: usize, known: Known, scan: &mut Scan) -> Option<usize>
     Some(at + usize::try_from(frame.length).ok()?)
 }
 
-/// The first frame behind the bad place at `at` that was committed after it. A frame of the same
-/// commit proves nothing: power may have failed in the middle of that write.
+/// The first frame behind the bad place at `at`, if the bad place was synced once: if the segment
+/// is known to be whole up to there, or a frame of a later commit follows. Frames of the same
+/// commit alone prove nothing: power may have failed in the middle of that write.
 fn resume<'a>(bytes: &'a [u8], at: usize, known: Known, scan: &Scan) -> Option<(usize, Frame<'a>)> {
     let last = bytes.iter().rposition(|byte| *byte != 0)?;
-    let position_max = scan.end + (bytes.len() / HEAD_BYTES) as u64;
-    (at + 1..=last).find_map(|candidate| {
-        let rest = bytes.get(candidate..)?;
-        let mut fields = Fields(rest);
-        let length = u64::from(fields.u32()?);
-        fields.take(4)?;
-        let position = fields.u64()?;
-        let plausible = (HEAD_BYTES as u64..=rest.len() as u64).contains(&length)
-            && (scan.end..=position_max).contains(&position)
-            && known.next.is_none_or(|next| position <= next);
-        let frame = if plausible { Frame::parse(known.seed, rest)? } else { return None };
-        let committed = known.tail.is_some() || frame.batch > at as u64;
-        (committed && frame.batch <= candidate as u64).then_some((candidate, frame))
-    })
+    let mut first = None;
+    let mut candidate = at + 1;
+    while candidate <= last {
+        let Some(frame) = plausible(bytes, candidate, known, scan) else {
+            candidate += 1;
+            continue;
+        };
+        let is_proof = known.tail.is_some() || frame.batch > at as u64;
+        let length = usize::try_from(frame.length).ok()?;
+        let found = first.get_or_insert((candidate, frame));
+        if is_proof {
+            return Some(*found);
+        }
+        candidate += length;
+    }
+    None
+}
+
+/// The frame at `candidate` if it can be one of this segment behind what was read.
+fn plausible<'a>(
+    bytes: &'a [u8],
+    candidate: usize,
+    known: Known,
+    scan: &Scan,
+) -> Option<Frame<'a>> {
+    let rest = bytes.get(candidate..)?;
+    let mut fields = Fields(rest);
+    let length = u64::from(fields.u32()?);
+    fields.take(4)?;
+    let position = fields.u64()?;
+    let position_max = scan.end.saturating_add((bytes.len() / HEAD_BYTES) as u64);
+    let fits = (HEAD_BYTES as u64..=rest.len() as u64).contains(&length)
+        && (scan.end..=position_max).contains(&position)
+        && known.next.is_none_or(|next| position <= next);
+    // Cheap questions first: a checksum is asked for only where a frame can be.
+    let frame = if fits { Frame::parse(known.seed, rest)? } else { return None };
+    (frame.batch <= candidate as u64).then_some(frame)
 }
 
 /// The index of a closed segment, from its index frame or by reading it through.
 pub(super) fn load_index(segment: &Closed) -> io::Result<SegmentIndex> {
-    if let Some(index) = read_index(&*segment.file, segment.seed, segment.tail, segment.end)? {
-        return Ok(index);
+    match read_index(&*segment.file, segment.known())? {
+        Some(index) => Ok(index),
+        None => Ok(scan(&*segment.file, segment.known())?.index),
     }
-    Ok(scan(&*segment.file, segment.known())?.index)
 }
 
-/// The index frame at `tail`, if there is one that fits.
-pub(super) fn read_index(
-    file: &dyn DiskFile,
-    seed: u32,
-    tail: u64,
-    end: u64,
-) -> io::Result<Option<SegmentIndex>> {
+/// The index frame behind the committed frames, if there is one that fits the segment.
+pub(super) fn read_index(file: &dyn DiskFile, known: Known) -> io::Result<Option<SegmentIndex>> {
+    let (Some(tail), Some(end)) = (known.tail, known.next) else { return Ok(None) };
     let room = usize::try_from(file.length()?.saturating_sub(tail)).unwrap_or(0);
     let mut head = [0; 4];
     if file.read_at(tail, &mut head)? < head.len() {
@@ -232,7 +254,8 @@ pub(super) fn read_index(
     }
     let mut bytes = vec![0; length];
     file.read_at(tail, &mut bytes)?;
-    let frame = Frame::parse(seed, &bytes);
+    let frame = Frame::parse(known.seed, &bytes);
     let frame = frame.filter(|frame| frame.kind == Kind::Index && frame.position == end);
-    Ok(frame.and_then(|frame| SegmentIndex::decode(frame.payload)))
+    let index = frame.and_then(|frame| SegmentIndex::decode(frame.payload));
+    Ok(index.filter(|index| index.is_sound(known.first..end, HEADER_BYTES..tail)))
 }

@@ -8,7 +8,7 @@
 //! | 16 | 16 | instance of the log |
 //! | 32 | 8 | number of the segment |
 //! | 40 | 8 | position of its first record |
-//! | 48 | 8 | number of the segment before it |
+//! | 48 | 8 | number of the last segment before it that has a record; 0 if there is none |
 //! | 56 | 8 | where the committed frames of that segment end |
 //! | 64 | 8 | created, milliseconds of UTC |
 //! | 72 | 4 | CRC32C of bytes 0–71 |
@@ -16,7 +16,7 @@
 //! Behind it a frame with the state of all lanes, then the commits. A segment that was closed
 //! in order ends with a frame that holds its index, and is cut to size.
 
-use super::frame::Fields;
+use super::frame::{Fields, POSITION_MAX};
 
 /// Bytes before the first frame.
 pub(super) const HEADER_BYTES: u64 = 76;
@@ -76,7 +76,9 @@ impl Header {
         if version != VERSION {
             return Err(BadHeader::Version(version));
         }
-        Self::fields(&mut fields).ok_or(BadHeader::Damaged)
+        let header = Self::fields(&mut fields).ok_or(BadHeader::Damaged)?;
+        let is_sane = header.first <= POSITION_MAX && header.number <= POSITION_MAX;
+        if is_sane { Ok(header) } else { Err(BadHeader::Damaged) }
     }
 
     fn fields(fields: &mut Fields<'_>) -> Option<Self> {

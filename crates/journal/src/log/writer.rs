@@ -181,7 +181,8 @@ impl Log {
         let total = self.bytes();
         let mut freed = 0;
         while let Some(oldest) = self.oldest() {
-            let old = retention.age_ms.is_some_and(|age| oldest.last_ms < now_ms - age);
+            let old =
+                retention.age_ms.is_some_and(|age| oldest.last_ms < now_ms.saturating_sub(age));
             let large = retention.bytes.is_some_and(|bytes| total - freed > bytes);
             if !(old || large) {
                 break;
@@ -367,8 +368,7 @@ impl Log {
 
     /// Writes header and lanes into `file`, gives it its name, and makes it the segment in use.
     fn begin(&mut self, file: Arc<dyn DiskFile>, name: &str, now_ms: i64) -> io::Result<()> {
-        let last = self.shared.view().closed.back().map(|last| (last.number, last.tail));
-        let (previous, previous_end) = last.unwrap_or((0, 0));
+        let (previous, previous_end) = self.last_with_records();
         let (instance, number, first) = (self.instance, self.next_number, self.end);
         let header = Header { instance, number, first, previous, previous_end, created_ms: now_ms };
         let mut payload = Vec::new();
@@ -390,6 +390,14 @@ impl Log {
         self.shared.view().active = Some(Active { file: Arc::clone(&file), seed, first, index });
         self.current = Some(Current { file, header, head, offset: head, last_ms: i64::MIN });
         Ok(())
+    }
+
+    /// Number and tail of the last segment that has a record. Those without are removed at a
+    /// start, and a segment that nobody follows is not known to be whole.
+    fn last_with_records(&self) -> (u64, u64) {
+        let view = self.shared.view();
+        let last = view.closed.iter().rev().find(|closed| closed.first < closed.end);
+        last.map_or((0, 0), |last| (last.number, last.tail))
     }
 
     /// A preallocated file called `name`.

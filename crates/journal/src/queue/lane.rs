@@ -153,8 +153,12 @@ impl Lane {
         let mut oldest_ms = None;
         if self.depth > 0 {
             let oldest = reader.read(id, self.cursor(), Budget { records: 1, bytes: 1 })?;
-            oldest_ms = oldest.records.first().map(|record| (now_ms - record.enqueued_ms).max(0));
+            oldest_ms = oldest
+                .records
+                .first()
+                .map(|record| now_ms.saturating_sub(record.enqueued_ms).max(0));
         }
+        let (held_segments, held_bytes) = reader.held(id, |totals| !self.is_done(totals, now_ms));
         Ok(LaneStats {
             lane: id,
             endpoint: self.endpoint.clone(),
@@ -164,6 +168,8 @@ impl Lane {
             oldest_ms,
             expired: self.expired,
             cursor: self.cursor(),
+            held_segments,
+            held_bytes,
         })
     }
 

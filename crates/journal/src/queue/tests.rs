@@ -52,6 +52,37 @@ fn what_was_not_acknowledged_comes_again_after_a_restart_over_many_segments() {
 }
 
 #[test]
+fn a_lane_that_nobody_reads_is_named_with_the_segments_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut queue, _) = open(folder.path());
+    let (slow, fast) = (queue.lane("slow", 0), queue.lane("fast", 0));
+    queue.stage(&[record(slow, 0, None)]).unwrap();
+    for number in 1..1000 {
+        queue.stage(&[record(fast, number, None)]).unwrap();
+        queue.commit(0).unwrap();
+    }
+    while let Some(delivery) = queue.next(&[fast], ALL, 0).unwrap() {
+        delivery.records.iter().for_each(|record| queue.acknowledge(fast, record.position));
+    }
+    queue.commit(0).unwrap();
+    assert_eq!(queue.reclaim(0), 0, "the slow lane holds all of it");
+    let held = |queue: &Queue| {
+        let stats = queue.stats(0).unwrap();
+        let each = stats.into_iter().map(|stats| (stats.held_segments, stats.held_bytes));
+        each.collect::<Vec<_>>()
+    };
+    let [(segments, bytes), (0, 0)] = held(&queue)[..] else { panic!("{:?}", held(&queue)) };
+    assert!(segments >= 4 && bytes >= segments * 60_000, "{segments} segments, {bytes} bytes");
+    assert!(queue.stats(0).unwrap()[0].bytes < 400, "for one record");
+
+    let only = queue.next(&[slow], ALL, 0).unwrap().unwrap();
+    queue.acknowledge(slow, only.records[0].position);
+    queue.commit(0).unwrap();
+    assert_eq!(held(&queue), [(0, 0), (0, 0)]);
+    assert_eq!(queue.reclaim(0), bytes, "and with it, all of it goes");
+}
+
+#[test]
 fn a_rewind_delivers_again_only_what_was_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let (mut queue, _) = open(folder.path());

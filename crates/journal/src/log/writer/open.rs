@@ -90,8 +90,12 @@ fn heads(
             let file = name.clone();
             return Err(OpenLogError::Version { file, version, known: VERSION });
         }
-        let instance = headed.first().map(|segment| segment.header.instance);
-        let ours = |header: &Header| instance.is_none_or(|instance| instance == header.instance);
+        let before = headed.last().map(|segment| segment.header);
+        let ours = |header: &Header| {
+            let follows =
+                |before: Header| before.instance == header.instance && before.first <= header.first;
+            file_name(header.number) == *name && before.is_none_or(follows)
+        };
         if let Some(header) = header.ok().filter(ours) {
             headed.push(Headed { file, header, bytes });
             lost = None;
@@ -125,8 +129,15 @@ fn finish(closed: &mut Closed, scan: &Scan, is_last: bool) -> io::Result<()> {
     }
     closed.index = Some(Arc::new(scan.index.clone()));
     if !scan.damaged.is_empty() {
-        // Without an index frame the next start reports the damage again.
-        return if is_last { secure(file, scan, &[]) } else { Ok(()) };
+        if is_last {
+            secure(file, scan, &[])?;
+            // Without an index frame the next start reads it through as well: it reports the
+            // damage again, and serves what lies behind it although bytes may have moved.
+            if scan.closed && file.truncate(scan.tail).is_ok() {
+                closed.bytes = scan.tail;
+            }
+        }
+        return Ok(());
     }
     let mut bytes = Vec::new();
     let created_ms = scan.last_ms.max(0);
@@ -195,15 +206,12 @@ impl Log {
         }
         let seed = header.seed();
         let follows = next.filter(|next| next.previous == header.number);
-        let tail = follows.map(|next| next.previous_end);
+        // A file that was cut short ends before its tail.
+        let tail = follows.map(|next| next.previous_end.min(bytes));
         let end = next.map(|next| next.first);
         let disk_failed = |source| failed("read", &name, source);
-        let indexed = match (tail, end) {
-            (Some(tail), Some(end)) => {
-                recovery::read_index(&*file, seed, tail, end).map_err(disk_failed)?
-            }
-            _ => None,
-        };
+        let known = Known { seed, first: header.first, tail, next: end };
+        let indexed = recovery::read_index(&*file, known).map_err(disk_failed)?;
         let mut closed = Closed {
             file: Arc::clone(&file),
             number: header.number,
@@ -219,7 +227,6 @@ impl Log {
         let index = if let Some(index) = indexed {
             index
         } else {
-            let known = Known { seed, first: header.first, tail, next: end };
             let scan = recovery::scan(&*file, known).map_err(disk_failed)?;
             for (from, to) in &scan.damaged {
                 let (from, to) = (Position(*from), Position(*to));
