@@ -38,7 +38,8 @@ impl Device {
         }
         let hub = Hub::start_with_log(folder.path(), Door::Behind, "warn")?;
         let service = Arc::new(Service::of(&hub.folder().join("hub"))?);
-        let edge = Edge::start(folder.path(), &hub, DEVICE, options)?;
+        let mut edge = Edge::start(folder.path(), &hub, DEVICE, options)?;
+        edge.import_no_more();
         Ok(Self { edge, service, _hub: hub, folder })
     }
 

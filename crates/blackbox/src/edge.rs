@@ -131,6 +131,12 @@ impl Edge {
         self.ready()
     }
 
+    /// Brings no images in at later starts: they are in the store.
+    pub fn import_no_more(&mut self) {
+        self.options.images.clear();
+        self.options.archives.clear();
+    }
+
     /// Starts the runtime's process on its folder and returns at once.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the runtime runs already");

@@ -86,10 +86,12 @@ pub(crate) struct Proven {
     pub(crate) method: &'static str,
 }
 
-const BY_DEVICE_KEY: &str = r#"{"scope":"device","type":"sas","issuer":"iothub"}"#;
-const BY_MODULE_KEY: &str = r#"{"scope":"module","type":"sas","issuer":"iothub"}"#;
-const BY_THUMBPRINT: &str = r#"{"scope":"device","type":"x509Certificate","issuer":"external"}"#;
-const BY_POLICY: &str = r#"{"scope":"hub","type":"sas","issuer":"iothub"}"#;
+// The texts stand in stored messages by their places in `telemetry::METHODS`.
+pub(crate) const BY_DEVICE_KEY: &str = r#"{"scope":"device","type":"sas","issuer":"iothub"}"#;
+pub(crate) const BY_MODULE_KEY: &str = r#"{"scope":"module","type":"sas","issuer":"iothub"}"#;
+pub(crate) const BY_THUMBPRINT: &str =
+    r#"{"scope":"device","type":"x509Certificate","issuer":"external"}"#;
+pub(crate) const BY_POLICY: &str = r#"{"scope":"hub","type":"sas","issuer":"iothub"}"#;
 
 impl Access {
     /// The identity that `claim` speaks of, if this hub takes such claims.

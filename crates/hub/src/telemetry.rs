@@ -1,7 +1,9 @@
 //! Telemetry: how a message lies in the journal, and which lane it is in.
 //!
-//! One record is a version byte, then fields `tag u8, length u32 LE, bytes`, then tag 0 and the
-//! body to the end. Tags are never used twice; a reader refuses what it does not know.
+//! One record is a version byte, then fields `tag u8, length, bytes`, then tag 0 and the body to
+//! the end. A length has seven bits in each byte, the lowest first, and the eighth where more
+//! follow; in version 1, which is still read, it is a u32 LE. Tags are never used twice; a reader
+//! refuses what it does not know. Fleets send small messages, so each byte here counts.
 //!
 //! | tag | field | tag | field |
 //! |---|---|---|---|
@@ -14,6 +16,7 @@
 //! | 7 | content encoding | 16 | component |
 //! | 8 | expiry, i64 LE ms | 17 | schema |
 //! | 9 | creation time, i64 LE ms | 18 | model id |
+//! | 19 | generation id that is a number, u64 LE | 20 | auth method, place in `METHODS` |
 
 pub(crate) mod http;
 pub(crate) mod shell;
@@ -24,7 +27,14 @@ use model::message::{Message, PropertyBag, SystemProperties};
 use model::time::WallTime;
 use thiserror::Error;
 
-const VERSION: u8 = 1;
+use crate::access::{BY_DEVICE_KEY, BY_MODULE_KEY, BY_POLICY, BY_THUMBPRINT};
+
+/// The version that is written.
+const VERSION: u8 = 2;
+/// The older one that is read as well.
+const VERSION_LONG: u8 = 1;
+/// Texts of tag 20. What stands in one place stays there.
+const METHODS: [&str; 4] = [BY_DEVICE_KEY, BY_MODULE_KEY, BY_THUMBPRINT, BY_POLICY];
 
 /// Why a record cannot be read.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -33,6 +43,8 @@ pub(crate) enum BadRecord {
     Version(u8),
     #[error("tag {0} of a telemetry record is not known")]
     Tag(u8),
+    #[error("authentication method {0} of a telemetry record is not known")]
+    Method(u8),
     #[error("a telemetry record ends too early")]
     Short,
     #[error("a text in a telemetry record is not UTF-8")]
@@ -91,8 +103,11 @@ pub(crate) fn encode(message: &Message, sender: Sender<'_>) -> Bytes {
     if let Some(module) = sender.identity.module_str() {
         put(&mut out, 12, module.as_bytes());
     }
-    put(&mut out, 13, sender.generation_id.as_bytes());
-    put(&mut out, 14, sender.method.as_bytes());
+    put_generation(&mut out, sender.generation_id);
+    match METHODS.iter().position(|known| *known == sender.method).map(u8::try_from) {
+        Some(Ok(place)) => put(&mut out, 20, &[place]),
+        _ => put(&mut out, 14, sender.method.as_bytes()),
+    }
     for (tag, time) in [(8, system.expiry), (9, system.creation_time)] {
         if let Some(time) = time {
             put(&mut out, tag, &time.0.to_le_bytes());
@@ -103,19 +118,53 @@ pub(crate) fn encode(message: &Message, sender: Sender<'_>) -> Bytes {
     out.freeze()
 }
 
+/// As a number if that gives the same text back.
+fn put_generation(out: &mut BytesMut, generation: &str) {
+    match generation.parse::<u64>() {
+        Ok(number) if number.to_string() == generation => put(out, 19, &number.to_le_bytes()),
+        _ => put(out, 13, generation.as_bytes()),
+    }
+}
+
 fn put(out: &mut BytesMut, tag: u8, bytes: &[u8]) {
     out.put_u8(tag);
-    out.put_u32_le(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    let mut left = bytes.len();
+    loop {
+        let seven = u8::try_from(left & 0x7F).unwrap_or_default();
+        left >>= 7;
+        out.put_u8(if left > 0 { seven | 0x80 } else { seven });
+        if left == 0 {
+            break;
+        }
+    }
     out.put_slice(bytes);
+}
+
+/// Longest length in bytes that [`put`] writes: a message is far smaller than 2^28 bytes.
+const LENGTH_BYTES_MAX: u32 = 4;
+
+fn take_length(record: &mut Bytes, version: u8) -> Result<usize, BadRecord> {
+    if version == VERSION_LONG {
+        return record.try_get_u32_le().map(|it| it as usize).map_err(|_| BadRecord::Short);
+    }
+    let mut length = 0;
+    for place in 0..LENGTH_BYTES_MAX {
+        let byte = record.try_get_u8().map_err(|_| BadRecord::Short)?;
+        length |= usize::from(byte & 0x7F) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Ok(length);
+        }
+    }
+    Err(BadRecord::Short)
 }
 
 /// The message in `record`.
 pub(crate) fn decode(mut record: Bytes) -> Result<Message, BadRecord> {
-    match record.try_get_u8() {
-        Ok(VERSION) => {}
+    let version = match record.try_get_u8() {
+        Ok(known @ (VERSION | VERSION_LONG)) => known,
         Ok(other) => return Err(BadRecord::Version(other)),
         Err(_) => return Err(BadRecord::Short),
-    }
+    };
     let mut message = Message::default();
     loop {
         let tag = record.try_get_u8().map_err(|_| BadRecord::Short)?;
@@ -123,7 +172,7 @@ pub(crate) fn decode(mut record: Bytes) -> Result<Message, BadRecord> {
             message.body = record;
             return Ok(message);
         }
-        let length = record.try_get_u32_le().map_err(|_| BadRecord::Short)? as usize;
+        let length = take_length(&mut record, version)?;
         if length > record.len() {
             return Err(BadRecord::Short);
         }
@@ -143,6 +192,18 @@ fn take(system: &mut SystemProperties, tag: u8, bytes: &[u8]) -> Result<(), BadR
             let time = Some(WallTime(i64::from_le_bytes(millis)));
             let slot = if tag == 8 { &mut system.expiry } else { &mut system.creation_time };
             *slot = time;
+            return Ok(());
+        }
+        19 => {
+            let number = bytes.try_into().map_err(|_| BadRecord::Short)?;
+            let text = u64::from_le_bytes(number).to_string();
+            system.connection_generation_id = Some(text.into());
+            return Ok(());
+        }
+        20 => {
+            let place = bytes.first().copied().ok_or(BadRecord::Short)?;
+            let method = METHODS.get(usize::from(place)).ok_or(BadRecord::Method(place))?;
+            system.connection_auth_method = Some((*method).into());
             return Ok(());
         }
         2 => &mut system.message_id,
@@ -170,9 +231,8 @@ fn take(system: &mut SystemProperties, tag: u8, bytes: &[u8]) -> Result<(), BadR
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_record_gives_back_the_message_and_its_bytes_never_change() {
-        let mut message = Message {
+    fn message() -> Message {
+        Message {
             body: Bytes::from_static(b"{\"seq\":7}"),
             properties: PropertyBag(Bytes::from_static(b"a=b")),
             system: SystemProperties {
@@ -181,19 +241,65 @@ mod tests {
                 connection_device_id: Some("somebody else".into()),
                 ..SystemProperties::default()
             },
-        };
-        let identity: IdentityId = "d1/m".parse().unwrap();
-        let record =
-            encode(&message, Sender { identity: &identity, generation_id: "9", method: "{}" });
-        let golden = b"\x01\x01\x03\0\0\0a=b\x02\x02\0\0\0m1\x0b\x02\0\0\0d1\x0c\x01\0\0\0m\
-                       \x0d\x01\0\0\09\x0e\x02\0\0\0{}\x08\x08\0\0\0\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
-        assert_eq!(&record[..], &golden[..]);
+        }
+    }
+
+    /// What a reader finds of [`message`], sent by module `m` of `d1`.
+    fn sent(generation: &str, method: &str) -> Message {
+        let mut message = message();
         let system = &mut message.system;
         system.connection_device_id = Some("d1".into());
         system.connection_module_id = Some("m".into());
-        system.connection_generation_id = Some("9".into());
-        system.connection_auth_method = Some("{}".into());
-        assert_eq!(decode(record), Ok(message));
+        system.connection_generation_id = Some(generation.into());
+        system.connection_auth_method = Some(method.into());
+        message
+    }
+
+    fn record(generation_id: &str, method: &str) -> Bytes {
+        let identity: IdentityId = "d1/m".parse().unwrap();
+        encode(&message(), Sender { identity: &identity, generation_id, method })
+    }
+
+    #[test]
+    fn a_record_gives_back_the_message_and_its_bytes_never_change() {
+        let golden = b"\x02\x01\x03a=b\x02\x02m1\x0b\x02d1\x0c\x01m\
+                       \x13\x08\x09\0\0\0\0\0\0\0\x14\x01\x01\
+                       \x08\x08\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
+        assert_eq!(&record("9", BY_MODULE_KEY)[..], &golden[..]);
+        assert_eq!(decode(Bytes::from_static(golden)), Ok(sent("9", BY_MODULE_KEY)));
+    }
+
+    #[test]
+    fn every_method_and_every_generation_comes_back_as_it_went() {
+        for method in METHODS.into_iter().chain(["{}", ""]) {
+            for generation in ["0", "18446744073709551615", "18446744073709551616", "007", "g", ""]
+            {
+                let found = decode(record(generation, method));
+                assert_eq!(found, Ok(sent(generation, method)), "{generation} {method}");
+            }
+        }
+        // They stand in stored messages.
+        assert_eq!(METHODS, [BY_DEVICE_KEY, BY_MODULE_KEY, BY_THUMBPRINT, BY_POLICY]);
+    }
+
+    #[test]
+    fn lengths_of_any_size_come_back() {
+        for length in [0, 1, 127, 128, 16_383, 16_384, 250_000] {
+            let mut long = message();
+            long.system.message_id = Some("x".repeat(length).into());
+            let identity: IdentityId = "d1".parse().unwrap();
+            let sender = Sender { identity: &identity, generation_id: "1", method: BY_POLICY };
+            let found = decode(encode(&long, sender)).unwrap();
+            assert_eq!(found.system.message_id, long.system.message_id);
+            assert_eq!(found.body, long.body);
+        }
+    }
+
+    #[test]
+    fn a_record_of_version_one_is_still_read() {
+        let old = b"\x01\x01\x03\0\0\0a=b\x02\x02\0\0\0m1\x0b\x02\0\0\0d1\x0c\x01\0\0\0m\
+                    \x0d\x01\0\0\09\x0e\x02\0\0\0{}\x08\x08\0\0\0\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
+        assert_eq!(decode(Bytes::from_static(old)), Ok(sent("9", "{}")));
     }
 
     #[test]
@@ -202,10 +308,16 @@ mod tests {
             assert_eq!(decode(Bytes::from_static(bytes)), Err(expected), "{bytes:?}");
         };
         check(b"", BadRecord::Short);
-        check(b"\x02\0", BadRecord::Version(2));
+        check(b"\x03\0", BadRecord::Version(3));
         check(b"\x01\x63\0\0\0\0\0", BadRecord::Tag(0x63));
         check(b"\x01\x02\xFF\0\0\0m", BadRecord::Short);
         check(b"\x01\x02\x01\0\0\0\xFF\0", BadRecord::Text);
+        check(b"\x02\x02\x7Fm", BadRecord::Short);
+        check(b"\x02\x02\xFF\xFF\xFF\xFF\x01m", BadRecord::Short);
+        check(b"\x02\x02\x80", BadRecord::Short);
+        check(b"\x02\x13\x02ab\0", BadRecord::Short);
+        check(b"\x02\x14\x01\x63\0", BadRecord::Method(0x63));
+        check(b"\x02\x14\0\0", BadRecord::Short);
     }
 
     #[test]

@@ -263,6 +263,10 @@ impl One<'_> {
         let verdict = restart::judge(self.wanted.restart, exit, self.memory.history, self.now.wall);
         match verdict {
             Verdict::Leave | Verdict::GiveUp => {}
+            // Starting the device is nobody's failure.
+            Verdict::Restart if exit.is_earlier => {
+                self.push(plan, &[Command::Start(self.name.clone())]);
+            }
             Verdict::Restart => self.push(plan, &[Command::Restart(self.name.clone())]),
             // Planted: nobody waits before a restart.
             Verdict::Wait(_) if planted::is("backoff_forgotten") => {

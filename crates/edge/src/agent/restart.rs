@@ -32,6 +32,9 @@ pub struct Exit {
     pub failed: bool,
     /// When; unknown after some crashes, and then at once is the answer.
     pub at: Option<WallTime>,
+    /// Whether that was before this runtime began: with it, with the machine, or unobserved.
+    /// Such an end is no failure that calls for a wait.
+    pub is_earlier: bool,
 }
 
 /// What is to be done with a module that ended.
@@ -65,6 +68,9 @@ pub fn judge(policy: RestartPolicy, exit: Exit, history: History, now: WallTime)
     if history.restarts >= RESTARTS_MAX {
         return Verdict::GiveUp;
     }
+    if exit.is_earlier {
+        return Verdict::Restart;
+    }
     // A clock that moved back would make the wait last for ever.
     let Some(at) = exit.at.filter(|at| *at < now) else { return Verdict::Restart };
     let due = at.after(cool_off(history.restarts));
@@ -88,7 +94,7 @@ mod tests {
     #[test]
     fn the_policy_decides_whether_an_exit_calls_for_a_restart() {
         let check = |policy, failed, expected| {
-            let exit = Exit { failed, at: Some(at(-11)) };
+            let exit = Exit { failed, at: Some(at(-11)), is_earlier: false };
             assert_eq!(judge(policy, exit, History::default(), at(0)), expected, "{policy:?}");
         };
         check(RestartPolicy::Never, true, Verdict::Leave);
@@ -107,13 +113,13 @@ mod tests {
             [(0, 10), (1, 20), (2, 40), (3, 80), (4, 160), (5, 300), (6, 300), (19, 300)]
         {
             let history = History { restarts, last_restart: None };
-            let exit = Exit { failed: true, at: Some(at(0)) };
+            let exit = Exit { failed: true, at: Some(at(0)), is_earlier: false };
             let judge = |now| judge(RestartPolicy::Always, exit, history, now);
             assert_eq!(judge(at(seconds)), Verdict::Wait(at(seconds)), "restart {restarts}");
             assert_eq!(judge(at(seconds + 1)), Verdict::Restart, "restart {restarts}");
         }
         let history = History { restarts: RESTARTS_MAX, last_restart: None };
-        let exit = Exit { failed: true, at: Some(at(0)) };
+        let exit = Exit { failed: true, at: Some(at(0)), is_earlier: false };
         assert_eq!(judge(RestartPolicy::Always, exit, history, at(9999)), Verdict::GiveUp);
     }
 
@@ -121,7 +127,7 @@ mod tests {
     fn a_clock_that_moved_back_or_is_unknown_means_at_once() {
         let history = History { restarts: 5, last_restart: None };
         for exit_at in [None, Some(at(0)), Some(at(50))] {
-            let exit = Exit { failed: true, at: exit_at };
+            let exit = Exit { failed: true, at: exit_at, is_earlier: false };
             assert_eq!(judge(RestartPolicy::Always, exit, history, at(0)), Verdict::Restart);
         }
     }

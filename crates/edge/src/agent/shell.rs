@@ -314,7 +314,7 @@ impl Agent {
         let specs = self.specs();
         let plan = {
             let mut state = self.state();
-            let (desired, observed) = sides(&state, &specs, &list);
+            let (desired, observed) = sides(&state, &specs, &list, self.started);
             forget_failures(&mut state.memories, &desired, &observed);
             // Nothing was ever desired: whatever runs is none of our business yet.
             let is_known = state.manifest.is_some();
@@ -531,7 +531,7 @@ impl Agent {
             let Ok(name) = one.name.parse::<ModuleName>() else { continue };
             let memory = state.memories.get(&name).cloned().unwrap_or_default();
             let wanted = manifest.modules.get(&name).map(|it| (it.status, it.restart));
-            facts.insert(name, facts_of(one, wanted, &memory, now));
+            facts.insert(name, facts_of(one, wanted, &memory, (self.started, now)));
         }
         let mut failures: Vec<(&ModuleName, String)> = Vec::new();
         for name in manifest.modules.keys() {
@@ -694,6 +694,7 @@ fn sides(
     state: &AgentState,
     specs: &BTreeMap<ModuleName, EngineSpec>,
     list: &[ModuleState],
+    began: WallTime,
 ) -> (Desired, Observed) {
     let mut desired = Desired::new();
     let manifest = state.manifest.as_ref();
@@ -716,7 +717,7 @@ fn sides(
         if modules().any(|(known, _)| *known == name) && !specs.contains_key(&name) {
             continue;
         }
-        let state = state_of(one);
+        let state = state_of(one, began);
         observed.insert(name, Current { spec: one.spec_digest.as_str().into(), state });
     }
     (desired, observed)
@@ -733,25 +734,26 @@ fn forget_failures(memories: &mut Memories, desired: &Desired, observed: &Observ
 }
 
 /// What the plan sees.
-fn state_of(one: &ModuleState) -> State {
+fn state_of(one: &ModuleState, began: WallTime) -> State {
     match one.status {
         ModuleStatus::Created => State::Created,
         ModuleStatus::Running => State::Running(one.started_at.map(WallTime)),
-        ModuleStatus::Exited => State::Ended(exit_of(one)),
+        ModuleStatus::Exited => State::Ended(exit_of(one, began)),
         ModuleStatus::Dead => State::Dead,
         ModuleStatus::Unknown => State::Unknown,
     }
 }
 
-fn exit_of(one: &ModuleState) -> Exit {
-    Exit { failed: one.exit_code != Some(0), at: one.finished_at.map(WallTime) }
+fn exit_of(one: &ModuleState, began: WallTime) -> Exit {
+    let at = one.finished_at.map(WallTime);
+    Exit { failed: one.exit_code != Some(0), at, is_earlier: at.is_some_and(|at| at < began) }
 }
 
 fn facts_of(
     one: &ModuleState,
     wanted: Option<(DesiredStatus, model::manifest::RestartPolicy)>,
     memory: &Memory,
-    now: WallTime,
+    (began, now): (WallTime, WallTime),
 ) -> ModuleFacts {
     let status = match (one.status, wanted) {
         (ModuleStatus::Running, _) => RuntimeStatus::Running,
@@ -759,7 +761,7 @@ fn facts_of(
         (ModuleStatus::Dead, _) => RuntimeStatus::Dead,
         (ModuleStatus::Unknown, _) => RuntimeStatus::Unknown,
         (ModuleStatus::Exited, wanted) => {
-            let exit = exit_of(one);
+            let exit = exit_of(one, began);
             let (status, policy) =
                 wanted.unwrap_or((DesiredStatus::Stopped, model::manifest::RestartPolicy::Never));
             let verdict = restart::judge(policy, exit, memory.history, now);

@@ -3,13 +3,19 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | format version, [`VERSION`] |
-//! | 2 + n | sender, `device/module`, length first |
+//! | l + n | sender, `device/module`, length first |
+//! | 1 | flags: 1 = the connection's device and module are the sender's, 2 = a generation |
+//! | 8 | the connection's generation id, which is a number, if flagged |
 //! | 1 | how many system properties follow |
-//! | 1 + 4 + n each | tag, length, value: text as UTF-8, numbers as 8 bytes |
-//! | 4 + n | application properties, encoded as they came |
+//! | 1 + l + n each | tag, length, value: text as UTF-8, numbers as 8 bytes |
+//! | l + n | application properties, encoded as they came |
 //! | rest | body |
 //!
-//! Numbers are little endian. Tags are never used again for something else.
+//! Numbers are little endian. A length has seven bits in each byte, the lowest first, and the
+//! eighth where more follow: modules send small messages, so each byte here counts. Tags are
+//! never used again for something else.
+//!
+//! Version 1 is still read: lengths have 4 bytes, the sender's 2, and there are no flags.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::id::IdentityId;
@@ -18,7 +24,15 @@ use model::time::WallTime;
 use thiserror::Error;
 
 /// The format that is written.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// The older format, which is read as well.
+const VERSION_LONG: u8 = 1;
+/// The connection's device and module are the sender's and not written again.
+const IS_SENDERS: u8 = 1;
+/// The connection's generation id is written as a number.
+const HAS_GENERATION: u8 = 2;
+/// Longest length in bytes: a message is far smaller than 2^28 bytes.
+const LENGTH_BYTES_MAX: u32 = 4;
 
 /// Why bytes from the disk are no message.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -32,6 +46,9 @@ pub enum DamagedRecord {
     /// A text in it is not UTF-8, or the sender is no identity.
     #[error("a stored message has a text that is none")]
     Text,
+    /// A flag that nobody knows.
+    #[error("a stored message has unknown flags {0:#x}")]
+    Flags(u8),
     /// A system property that nobody knows.
     #[error("a stored message has an unknown property, tag {0}")]
     Tag(u8),
@@ -74,9 +91,22 @@ pub fn encode(sender: &IdentityId, message: &Message) -> Bytes {
     let mut system = message.system.clone();
     let mut out = BytesMut::with_capacity(256 + message.properties.0.len() + message.body.len());
     out.put_u8(VERSION);
-    let name = sender.as_str().as_bytes();
-    out.put_u16_le(u16::try_from(name.len()).expect("an identity is short"));
-    out.put_slice(name);
+    put_long(&mut out, sender.as_str().as_bytes());
+    let is_senders = system.connection_device_id.as_deref() == Some(sender.device_str())
+        && system.connection_module_id.as_deref() == sender.module_str();
+    if is_senders {
+        (system.connection_device_id, system.connection_module_id) = (None, None);
+    }
+    let generation = system.connection_generation_id.as_deref().and_then(number);
+    let flags = if is_senders { IS_SENDERS } else { 0 };
+    match generation {
+        Some(number) => {
+            system.connection_generation_id = None;
+            out.put_u8(flags | HAS_GENERATION);
+            out.put_u64_le(number);
+        }
+        None => out.put_u8(flags),
+    }
     let texts = TEXTS.iter().filter_map(|(tag, field)| Some((*tag, field(&mut system).take()?)));
     let texts: Vec<_> = texts.collect();
     let times = TIMES.iter().filter_map(|(tag, field)| Some((*tag, field(&mut system).take()?)));
@@ -95,8 +125,21 @@ pub fn encode(sender: &IdentityId, message: &Message) -> Bytes {
     out.freeze()
 }
 
+/// `text` as a number, if that gives the same text back.
+fn number(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|number| number.to_string() == text)
+}
+
 fn put_long(out: &mut BytesMut, bytes: &[u8]) {
-    out.put_u32_le(u32::try_from(bytes.len()).expect("a message is small"));
+    let mut left = bytes.len();
+    loop {
+        let seven = u8::try_from(left & 0x7F).unwrap_or_default();
+        left >>= 7;
+        out.put_u8(if left > 0 { seven | 0x80 } else { seven });
+        if left == 0 {
+            break;
+        }
+    }
     out.put_slice(bytes);
 }
 
@@ -105,18 +148,26 @@ fn put_long(out: &mut BytesMut, bytes: &[u8]) {
 /// # Errors
 /// [`DamagedRecord`]; such a record is counted and passed over, never retried.
 pub fn decode(mut bytes: Bytes) -> Result<(IdentityId, Message), DamagedRecord> {
-    let version = bytes.try_get_u8().map_err(|_| DamagedRecord::Short)?;
-    if version != VERSION {
-        return Err(DamagedRecord::Version(version));
-    }
-    let len = bytes.try_get_u16_le().map_err(|_| DamagedRecord::Short)?;
-    let sender = text(&take(&mut bytes, usize::from(len))?)?;
-    let sender = sender.parse().map_err(|_| DamagedRecord::Text)?;
+    let short = |_| DamagedRecord::Short;
+    let version = bytes.try_get_u8().map_err(short)?;
     let mut system = SystemProperties::default();
-    let count = bytes.try_get_u8().map_err(|_| DamagedRecord::Short)?;
+    let sender: IdentityId = match version {
+        VERSION => text(&take_long(&mut bytes, version)?)?,
+        VERSION_LONG => {
+            let len = bytes.try_get_u16_le().map_err(short)?;
+            text(&take(&mut bytes, usize::from(len))?)?
+        }
+        other => return Err(DamagedRecord::Version(other)),
+    }
+    .parse()
+    .map_err(|_| DamagedRecord::Text)?;
+    if version != VERSION_LONG {
+        take_flagged(&mut bytes, &sender, &mut system)?;
+    }
+    let count = bytes.try_get_u8().map_err(short)?;
     for _ in 0..count {
-        let tag = bytes.try_get_u8().map_err(|_| DamagedRecord::Short)?;
-        let value = take_long(&mut bytes)?;
+        let tag = bytes.try_get_u8().map_err(short)?;
+        let value = take_long(&mut bytes, version)?;
         if let Some((_, field)) = TEXTS.iter().find(|(known, _)| *known == tag) {
             *field(&mut system) = Some(text(&value)?);
         } else if let Some((_, field)) = TIMES.iter().find(|(known, _)| *known == tag) {
@@ -126,17 +177,48 @@ pub fn decode(mut bytes: Bytes) -> Result<(IdentityId, Message), DamagedRecord> 
             return Err(DamagedRecord::Tag(tag));
         }
     }
-    let properties = PropertyBag(take_long(&mut bytes)?);
+    let properties = PropertyBag(take_long(&mut bytes, version)?);
     Ok((sender, Message { body: bytes, properties, system }))
+}
+
+fn take_flagged(
+    bytes: &mut Bytes,
+    sender: &IdentityId,
+    system: &mut SystemProperties,
+) -> Result<(), DamagedRecord> {
+    let flags = bytes.try_get_u8().map_err(|_| DamagedRecord::Short)?;
+    if flags & !(IS_SENDERS | HAS_GENERATION) != 0 {
+        return Err(DamagedRecord::Flags(flags));
+    }
+    if flags & IS_SENDERS != 0 {
+        system.connection_device_id = Some(sender.device_str().into());
+        system.connection_module_id = sender.module_str().map(Into::into);
+    }
+    if flags & HAS_GENERATION != 0 {
+        let number = bytes.try_get_u64_le().map_err(|_| DamagedRecord::Short)?;
+        system.connection_generation_id = Some(number.to_string().into());
+    }
+    Ok(())
 }
 
 fn take(bytes: &mut Bytes, len: usize) -> Result<Bytes, DamagedRecord> {
     if bytes.len() < len { Err(DamagedRecord::Short) } else { Ok(bytes.split_to(len)) }
 }
 
-fn take_long(bytes: &mut Bytes) -> Result<Bytes, DamagedRecord> {
-    let len = bytes.try_get_u32_le().map_err(|_| DamagedRecord::Short)?;
-    take(bytes, usize::try_from(len).map_err(|_| DamagedRecord::Short)?)
+fn take_long(bytes: &mut Bytes, version: u8) -> Result<Bytes, DamagedRecord> {
+    if version == VERSION_LONG {
+        let len = bytes.try_get_u32_le().map_err(|_| DamagedRecord::Short)?;
+        return take(bytes, usize::try_from(len).map_err(|_| DamagedRecord::Short)?);
+    }
+    let mut len = 0;
+    for place in 0..LENGTH_BYTES_MAX {
+        let byte = bytes.try_get_u8().map_err(|_| DamagedRecord::Short)?;
+        len |= usize::from(byte & 0x7F) << (7 * place);
+        if byte & 0x80 == 0 {
+            return take(bytes, len);
+        }
+    }
+    Err(DamagedRecord::Short)
 }
 
 fn text(bytes: &[u8]) -> Result<Box<str>, DamagedRecord> {
@@ -178,9 +260,8 @@ mod tests {
         assert_eq!(decode(Bytes::from_static(&[9])), Err(DamagedRecord::Version(9)));
     }
 
-    #[test]
-    fn version_one_keeps_its_form() {
-        let message = Message {
+    fn small() -> Message {
+        Message {
             body: Bytes::from_static(b"B"),
             properties: PropertyBag(Bytes::from_static(b"k=v")),
             system: SystemProperties {
@@ -188,9 +269,60 @@ mod tests {
                 expiry: Some(WallTime(1)),
                 ..SystemProperties::default()
             },
-        };
-        let golden =
+        }
+    }
+
+    #[test]
+    fn version_two_keeps_its_form() {
+        let mut message = small();
+        message.system.connection_device_id = Some("d".into());
+        message.system.connection_module_id = Some("m".into());
+        message.system.connection_generation_id = Some("258".into());
+        let golden: &[u8] = b"\x02\x03d/m\x03\x02\x01\0\0\0\0\0\0\x02\x01\x01m\
+                              \x40\x08\x01\0\0\0\0\0\0\0\x03k=vB";
+        let sender: IdentityId = "d/m".parse().unwrap();
+        assert_eq!(encode(&sender, &message), golden);
+        assert_eq!(decode(Bytes::from_static(golden)), Ok((sender, message)));
+    }
+
+    #[test]
+    fn version_one_is_still_read() {
+        let old: &[u8] =
             b"\x01\x03\0d/m\x02\x01\x01\0\0\0m\x40\x08\0\0\0\x01\0\0\0\0\0\0\0\x03\0\0\0k=vB";
-        assert_eq!(encode(&"d/m".parse().unwrap(), &message), &golden[..]);
+        let sender = "d/m".parse().unwrap();
+        assert_eq!(decode(Bytes::from_static(old)), Ok((sender, small())));
+    }
+
+    #[test]
+    fn whoever_the_connection_was_and_whatever_its_generation_comes_back() {
+        let sender: IdentityId = "d/m".parse().unwrap();
+        for (device, module) in
+            [(Some("d"), Some("m")), (Some("d"), None), (None, Some("m")), (Some("e"), Some("m"))]
+        {
+            for generation in
+                [None, Some("7"), Some("007"), Some("g"), Some("99999999999999999999")]
+            {
+                let mut message = small();
+                message.system.connection_device_id = device.map(Into::into);
+                message.system.connection_module_id = module.map(Into::into);
+                message.system.connection_generation_id = generation.map(Into::into);
+                let found = decode(encode(&sender, &message));
+                assert_eq!(found, Ok((sender.clone(), message)));
+            }
+        }
+    }
+
+    #[test]
+    fn long_texts_come_back_and_lengths_without_an_end_are_damage() {
+        let sender: IdentityId = "d/m".parse().unwrap();
+        for length in [127, 128, 16_383, 16_384, 250_000] {
+            let mut message = small();
+            message.system.message_id = Some("x".repeat(length).into());
+            assert_eq!(decode(encode(&sender, &message)), Ok((sender.clone(), message)));
+        }
+        let endless = Bytes::from_static(b"\x02\xFF\xFF\xFF\xFF\x01d/m");
+        assert_eq!(decode(endless), Err(DamagedRecord::Short));
+        let flags = Bytes::from_static(b"\x02\x03d/m\x04\0\0B");
+        assert_eq!(decode(flags), Err(DamagedRecord::Flags(4)));
     }
 }

@@ -31,15 +31,21 @@ fn desired(text: &str) -> Desired {
         .collect()
 }
 
-/// `name:spec[=state]`; states are up, made, dead, unknown, ok<seconds ago>, bad<seconds ago>.
+/// `name:spec[=state]`; states are up, made, dead, unknown, ok<seconds ago>, bad<seconds ago>;
+/// the last two with `-before-us` if this runtime had not begun then.
 fn current(text: &str) -> Observed {
     text.split_whitespace()
         .map(|word| {
             let (word, state) = word.split_once('=').unwrap_or((word, "up"));
             let (name, spec) = word.split_once(':').unwrap();
             let ended = |failed, ago: &str| {
+                let (ago, is_earlier) = match ago.strip_suffix("-before-us") {
+                    Some(ago) => (ago, true),
+                    None => (ago, false),
+                };
                 let ago: i64 = ago.parse().unwrap();
-                State::Ended(Exit { failed, at: Some(WallTime(NOW.wall.0 - ago * 1000)) })
+                let at = Some(WallTime(NOW.wall.0 - ago * 1000));
+                State::Ended(Exit { failed, at, is_earlier })
             };
             let state = match (state, state.split_at(2)) {
                 ("up", _) => State::Running(Some(NOW.wall)),
@@ -179,6 +185,17 @@ fn a_module_that_crashes_waits_longer_each_time() {
 }
 
 #[test]
+fn what_ended_before_this_runtime_began_starts_at_once_and_that_is_no_restart() {
+    check("a:1", "a:1=bad1-before-us", "a*5", &["start a"]);
+    check("a:1", "a:1=ok1-before-us", "", &["start a"]);
+    check("a:1/on-failure", "a:1=bad1-before-us", "", &["start a"]);
+    // What its policy leaves alone stays alone, and so does what nobody tries any more.
+    check("a:1/on-failure", "a:1=ok1-before-us", "", &[]);
+    check("a:1/never", "a:1=bad1-before-us", "", &[]);
+    assert_eq!(check("a:1", "a:1=bad999-before-us", "a*20", &[]), None);
+}
+
+#[test]
 fn a_failed_command_is_tried_again_later_or_when_the_specification_changes() {
     assert_eq!(check("a:2", "a:1", "a!2", &[]), Some(Duration::from_secs(10)));
     check("a:3", "a:1", "a!2", &["prepare a"]);
@@ -226,7 +243,7 @@ fn execute(
         Command::Prepare(_) => memory.prepared = Some(spec),
         Command::Stop(_) => {
             current.get_mut(&name).unwrap().state =
-                State::Ended(Exit { failed: false, at: Some(now.wall) });
+                State::Ended(Exit { failed: false, at: Some(now.wall), is_earlier: false });
         }
         Command::Remove(_) => drop(current.remove(&name)),
         Command::Create(_) => {
@@ -267,7 +284,7 @@ proptest! {
             state: match state {
                 0 => State::Created,
                 1 => State::Running(Some(now.wall)),
-                2 => State::Ended(Exit { failed: true, at: Some(now.wall) }),
+                2 => State::Ended(Exit { failed: true, at: Some(now.wall), is_earlier: false }),
                 _ => State::Dead,
             },
         })).collect();
