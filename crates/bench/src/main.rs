@@ -10,6 +10,7 @@ mod clock;
 mod device;
 mod docker;
 mod figures;
+mod fleet;
 mod group_commit;
 mod idle;
 mod ingest;
@@ -98,6 +99,15 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Search, overview and writes of a hub that holds a large fleet
+    Fleet {
+        /// Devices, at most 2,000,000
+        #[arg(long, default_value_t = 1_000_000)]
+        devices: u32,
+        /// Times that each question is asked
+        #[arg(long, default_value_t = 11)]
+        rounds: usize,
+    },
     /// Memory of the hub per idle TLS connection, beside mosquitto
     Idle {
         /// Connections; each server and the client need as many descriptors
@@ -133,6 +143,7 @@ impl Command {
     fn section(&self) -> (&'static str, &'static str) {
         match self {
             Self::All { .. } => ("all", "All"),
+            Self::Fleet { .. } => ("fleet", "A large fleet"),
             Self::Sse { .. } => ("sse", "Live streams of browsers"),
             Self::Ingest { .. } => ("ingest", "Durable QoS 1 ingest"),
             Self::Journal { .. } => ("journal", "Group commit of the journal"),
@@ -158,6 +169,7 @@ impl Command {
             Self::Sse { clients, slow, seconds: span } => {
                 sse::section(clients, slow, seconds(span)).await
             }
+            Self::Fleet { devices, rounds } => fleet::section(devices, rounds).await,
             Self::Idle { connections } => idle::section(connections).await,
             Self::Start { rounds } => start::section(rounds).await,
             Self::Apply { rounds } => apply::section(rounds).await,

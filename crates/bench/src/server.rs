@@ -128,7 +128,15 @@ impl Server {
 
     /// A hub with `devices` registered devices, `bench-0` and on.
     pub(crate) async fn hub(devices: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::hub_in(tempfile::tempdir()?, READY_PATIENCE, devices).await
+    }
+
+    /// The same on what lies in `folder` already; it may take `patience` to be ready.
+    pub(crate) async fn hub_in(
+        folder: tempfile::TempDir,
+        patience: Duration,
+        devices: usize,
+    ) -> Result<Self> {
         let log = File::create(folder.path().join("log"))?;
         let child = Command::new(place::binary("selvedge")?)
             .arg("--data")
@@ -142,7 +150,7 @@ impl Server {
         let data = folder.path().join("hub");
         let path = folder.path().to_owned();
         let running = Running::Process { child, _folder: folder };
-        wait::until("the hub", READY_PATIENCE, || {
+        wait::until("the hub", patience, || {
             let text = fs::read(data.join("endpoint.json")).unwrap_or_default();
             Ok(serde_json::from_slice::<Value>(&text).ok().map(drop))
         })?;

@@ -7,6 +7,7 @@ pub(crate) mod count;
 pub(crate) mod rates;
 pub(crate) mod search;
 pub(crate) mod view;
+pub(crate) mod words;
 
 pub(crate) mod http;
 pub(crate) mod shell;

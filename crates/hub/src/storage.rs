@@ -11,4 +11,5 @@ pub(crate) mod reader;
 pub(crate) mod rows;
 pub(crate) mod schema;
 pub(crate) mod twins;
+pub(crate) mod words;
 pub(crate) mod writer;

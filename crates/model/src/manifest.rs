@@ -6,6 +6,7 @@
 //!
 //! Source: deployment schema 1.0 and 1.1 (`doc/deployment-schema-1.0.json` of Azure IoT Edge).
 
+pub mod create_options;
 mod fields;
 
 use std::collections::BTreeMap;
@@ -244,6 +245,14 @@ impl Manifest {
             notices.push("integrity: signatures are not verified".to_owned());
         }
         root.end(&mut faults);
+        for (name, module) in &modules {
+            notices.extend(create_options::unknown(&module.create_options).iter().map(|field| {
+                format!(
+                    "modules.{name}.settings.createOptions: {field} has no effect: Docker knows \
+                     no such field"
+                )
+            }));
+        }
         let manifest =
             Self { schema_version, runtime, registries, edge_agent, edge_hub, modules, notices };
         faults.into_result(manifest)

@@ -158,6 +158,23 @@ fn what_has_no_effect_is_named() {
 }
 
 #[test]
+fn what_the_manifest_calls_known_is_known_here_and_nothing_else() {
+    use model::manifest::create_options::{FIELDS, HOST_FIELDS};
+    // A field may be honoured, refused or ignored; only a stranger is told to be none.
+    let stranger = |text: &str| match CreateOptions::parse(text, Policy::default()) {
+        Ok(options) => options.warnings.iter().any(|words| words.contains("no such field")),
+        Err(_) => false,
+    };
+    for field in FIELDS {
+        assert!(!stranger(&format!(r#"{{"{field}":"x"}}"#)), "{field}");
+    }
+    for field in HOST_FIELDS {
+        assert!(!stranger(&format!(r#"{{"HostConfig":{{"{field}":"x"}}}}"#)), "{field}");
+    }
+    assert!(stranger(r#"{"HostConfg":"x"}"#) && stranger(r#"{"HostConfig":{"Bind":"x"}}"#));
+}
+
+#[test]
 fn empty_values_ask_for_nothing() {
     for text in [
         "",

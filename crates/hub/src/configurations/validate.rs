@@ -213,6 +213,20 @@ mod tests {
     }
 
     #[test]
+    fn create_options_without_effect_are_told_where_they_stand() {
+        let wrong = r#""createOptions": "{\"HostConfg\":{\"Privileged\":true}}""#;
+        let text = GOOD.replacen(r#""image": "m:1""#, &format!(r#""image": "m:1", {wrong}"#), 1);
+        let answer = validate(&text);
+        assert!(answer.valid, "{:?}", answer.faults);
+        let [notice] = &answer.notices[..] else { panic!("{:?}", answer.notices) };
+        assert!(notice.message.contains("HostConfg has no effect"), "{notice:?}");
+        let place = notice.place.unwrap();
+        let part = text.get(place.from as usize..).unwrap();
+        assert!(part.starts_with(r#""{\"HostConfg"#), "{part}");
+        assert_eq!(place.line, 13);
+    }
+
+    #[test]
     fn a_wrong_route_does_not_hide_the_others() {
         let text = GOOD.replacen("INTO $upstream", "INTO nowhere", 1);
         let answer = validate(&text);

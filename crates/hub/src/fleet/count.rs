@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::view::{self, Tally};
 use super::{STALE_AFTER, Standing, standing};
 use crate::registry::Ordinal;
+use crate::storage::rows::DeviceTotals;
 
 /// Failing modules that are named.
 const TOP_MAX: usize = 20;
@@ -15,7 +16,7 @@ const TOP_MAX: usize = 20;
 #[derive(Clone, Debug)]
 pub(crate) enum Counted {
     /// A device.
-    Device { ord: Ordinal, enabled: bool, iot_edge: bool, last_activity: WallTime },
+    Device { ord: Ordinal, enabled: bool, last_activity: WallTime },
     /// What an agent reported.
     Agent { device: String, reported: Map<String, Value> },
     /// Any other module.
@@ -40,13 +41,9 @@ impl Counts {
     ) {
         self.scanned += 1;
         match counted {
-            Counted::Device { ord, enabled, iot_edge, last_activity } => {
+            Counted::Device { ord, enabled, last_activity } => {
                 let (connected, newer) = seen(*ord);
                 let last = newer.unwrap_or(*last_activity);
-                self.devices.total += 1;
-                self.devices.enabled += u64::from(*enabled);
-                self.devices.disabled += u64::from(!*enabled);
-                self.devices.edge += u64::from(*iot_edge);
                 match standing(*enabled, connected, last, now) {
                     Standing::Connected => self.devices.connected += 1,
                     Standing::Stale => self.devices.stale += 1,
@@ -67,9 +64,13 @@ impl Counts {
         self.modules.top.extend(tally.failing.into_iter().take(room));
     }
 
-    /// The counts with the facts that do not come from rows.
-    pub(crate) fn finish(mut self, connected: u64) -> Self {
+    /// The counts with the facts that are known without counting.
+    pub(crate) fn finish(mut self, connected: u64, totals: DeviceTotals) -> Self {
         self.devices.connected = connected;
+        self.devices.total = totals.total;
+        self.devices.enabled = totals.enabled;
+        self.devices.disabled = totals.total.saturating_sub(totals.enabled);
+        self.devices.edge = totals.edge;
         self.devices.stale_after_seconds = STALE_AFTER.as_secs();
         self.modules.top.sort_by(|a: &FailingModule, b| {
             (&a.device_id, &a.module_id).cmp(&(&b.device_id, &b.module_id))
@@ -134,8 +135,7 @@ mod tests {
         let fresh = now;
         let check = |enabled, last, seen: (bool, Option<WallTime>), expected: [u64; 3]| {
             let mut counts = Counts::default();
-            let row =
-                Counted::Device { ord: Ordinal(1), enabled, iot_edge: false, last_activity: last };
+            let row = Counted::Device { ord: Ordinal(1), enabled, last_activity: last };
             counts.handle(&row, |_| seen, now);
             let devices = counts.devices;
             assert_eq!([devices.connected, devices.stale, devices.never_seen], expected);

@@ -5,15 +5,19 @@ use api::fleet::{DEVICE_ROWS_MAX, DevicePage, DeviceRow};
 use api::registry::Status;
 use http::Method;
 use model::id::DeviceId;
+use model::time::WallTime;
 use rusqlite::Connection;
 use serde_json::Map;
 
 use super::search::Search;
-use super::standing;
+use super::{STALE_AFTER, standing, words};
 use crate::access::Rights;
 use crate::connections::{Connections, Presence};
 use crate::service::http::{Call, Outcome, answer};
-use crate::storage::fleet::{self, Examined, FoundDevice, SEARCH_TWINS_MAX};
+use crate::storage::fleet::{
+    self, CANDIDATES_MAX, Candidates, Examined, FoundDevice, SEARCH_TWINS_MAX,
+};
+use crate::storage::rows;
 
 /// Rows of a page when the caller does not say.
 const ROWS: u64 = 50;
@@ -63,8 +67,15 @@ pub(crate) async fn devices(call: Call) -> Outcome {
         if finder.search.is_connected_only() && connected <= CONNECTED_MAX {
             return finder.among_connected(db, &after);
         }
-        let (scanned, next) =
-            fleet::scan_devices(db, &after, |db, found| finder.examine(db, found))?;
+        let candidates = finder.candidates(db)?;
+        let only = finder.search.clone();
+        let (scanned, next) = fleet::search(
+            db,
+            &after,
+            &candidates,
+            |id| only.fits_id(id),
+            |db, found| finder.examine(db, found),
+        )?;
         Ok(DevicePage { devices: finder.rows, next, scanned })
     });
     answer(&page.await?, None)
@@ -73,7 +84,7 @@ pub(crate) async fn devices(call: Call) -> Outcome {
 struct Finder<'a> {
     search: Search,
     memory: &'a Connections,
-    now: model::time::WallTime,
+    now: WallTime,
     top: usize,
     with_tags: bool,
     rows: Vec<DeviceRow>,
@@ -81,6 +92,29 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
+    /// What an index says about which devices can be meant.
+    fn candidates(&self, db: &Connection) -> rusqlite::Result<Candidates> {
+        let totals = rows::device_totals(db)?;
+        let mut words = self.search.words();
+        // A word that most devices have costs time and narrows nothing.
+        let many = |count: u64| count > CANDIDATES_MAX as u64;
+        for (name, count) in [('e', totals.enabled), ('g', totals.edge)] {
+            for (value, count) in [(true, count), (false, totals.total.saturating_sub(count))] {
+                if many(count) {
+                    words.remove(&words::flag(name, value));
+                }
+            }
+        }
+        match Candidates::with_words(db, &words)? {
+            Candidates::All if self.search.is_stale_only() => {
+                let silence = i64::try_from(STALE_AFTER.as_millis()).unwrap_or(i64::MAX);
+                let cutoff = WallTime(self.now.0.saturating_sub(silence));
+                Candidates::silent_since(db, cutoff)
+            }
+            candidates => Ok(candidates),
+        }
+    }
+
     fn examine(&mut self, db: &Connection, found: FoundDevice) -> rusqlite::Result<Examined> {
         let presence = std::cell::OnceCell::new();
         let seen = || *presence.get_or_init(|| self.memory.presence(found.ord));
@@ -99,8 +133,7 @@ impl Finder<'_> {
                 connection_state: if seen().connected { "Connected" } else { "Disconnected" }
                     .to_owned(),
                 stale: stands() == super::Standing::Stale,
-                last_activity_time: (last != model::time::WallTime::UNSET)
-                    .then(|| last.to_string()),
+                last_activity_time: (last != WallTime::UNSET).then(|| last.to_string()),
                 iot_edge: found.iot_edge,
                 tags,
                 device_id: found.id,

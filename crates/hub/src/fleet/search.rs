@@ -1,9 +1,11 @@
 //! Which devices a search means. Pure.
 
+use std::collections::BTreeSet;
+
 use api::error::{ApiError, ErrorCode};
 use serde_json::{Map, Value};
 
-use super::Standing;
+use super::{Standing, words};
 
 /// Longest text of a search, in bytes.
 const SEARCH_BYTES_MAX: usize = 128;
@@ -73,6 +75,28 @@ impl Search {
     /// Whether tags must be read to decide.
     pub(crate) fn needs_tags(&self) -> bool {
         !self.tags.is_empty()
+    }
+
+    /// The words of every device that is meant; see `words`.
+    pub(crate) fn words(&self) -> BTreeSet<String> {
+        let mut all: BTreeSet<String> = words::parts(&self.part).collect();
+        all.extend(self.enabled.map(|enabled| words::flag('e', enabled)));
+        all.extend(self.edge.map(|edge| words::flag('g', edge)));
+        all.extend(self.tags.iter().map(|condition| match &condition.value {
+            Some(value) => words::value(&condition.path, value),
+            None => words::path(&condition.path),
+        }));
+        all
+    }
+
+    /// Whether an id alone can fit.
+    pub(crate) fn fits_id(&self, id: &str) -> bool {
+        contains(id, &self.part)
+    }
+
+    /// Whether only stale devices are meant.
+    pub(crate) fn is_stale_only(&self) -> bool {
+        self.standing == Some(Wanted::Stale)
     }
 
     /// Whether only connected devices are meant.

@@ -53,12 +53,15 @@ impl Fleet {
 
     /// The state of the fleet as far as it is counted.
     pub(crate) async fn overview(&self, core: &Arc<Core>) -> Result<Overview, Refusal> {
-        let recent = core.reader.look(|db| fleet::newest_changes(db, RECENT_MAX)).await?;
+        let look = |db: &rusqlite::Connection| {
+            Ok((fleet::newest_changes(db, RECENT_MAX)?, rows::device_totals(db)?))
+        };
+        let (recent, totals) = core.reader.look(look).await?;
         let now = core.world.now();
         let (_, connected) = core.connections.counts();
         let census = self.census();
         let (counts, complete) = census.counts();
-        let counts = counts.clone().finish(connected);
+        let counts = counts.clone().finish(connected, totals);
         Ok(Overview {
             as_of: now.wall.to_string(),
             complete,

@@ -375,11 +375,11 @@ fn query(text: &str) -> Result<Vec<(String, String)>, ApiError> {
 async fn device_statistics(call: Call) -> Outcome {
     call.prove(Rights::REGISTRY_READ)?;
     call.only(&Method::GET)?;
-    let (total, enabled) = call.core.reader.look(rows::device_counts).await?;
+    let totals = call.core.reader.look(rows::device_totals).await?;
     let counts = DeviceStatistics {
-        total_device_count: total,
-        enabled_device_count: enabled,
-        disabled_device_count: total - enabled,
+        total_device_count: totals.total,
+        enabled_device_count: totals.enabled,
+        disabled_device_count: totals.total.saturating_sub(totals.enabled),
     };
     answer(&counts, None)
 }

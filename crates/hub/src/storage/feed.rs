@@ -249,9 +249,7 @@ mod tests {
     use crate::storage::schema;
 
     fn database() -> Connection {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(schema::TABLES).unwrap();
-        db
+        schema::in_memory()
     }
 
     fn append(feed: &mut Feed, db: &Connection, at: i64) {

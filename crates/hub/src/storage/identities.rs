@@ -5,8 +5,8 @@ use model::names::{EDGE_AGENT, EDGE_HUB};
 use model::refusal::{Refusal, RefusalKind};
 
 use super::feed::{Cause, Change, Kind};
-use super::rows;
 use super::writer::{Fault, Writing};
+use super::{fleet, rows, words};
 use crate::registry::{Auth, Entry, Etag, IfMatch, MODULES_MAX, Ordinal, Wanted, fresh_generation};
 use crate::session::effect::Effect;
 
@@ -65,6 +65,9 @@ fn insert(
     };
     entry.ord = rows::insert_entry(w.db, &entry)?;
     rows::put_twin(w.db, entry.ord, &rows::Twin::new(Etag::first(w.random), w.now.wall))?;
+    if !identity.is_module() {
+        words::put(w.db, &entry, &serde_json::Map::new())?;
+    }
     record(w, &entry, Kind::IdentityCreated, cause)?;
     Ok(entry)
 }
@@ -94,6 +97,10 @@ pub(crate) fn update(
         ..old.clone()
     };
     rows::update_entry(w.db, &entry)?;
+    let flags_changed = entry.enabled != old.enabled || entry.iot_edge != old.iot_edge;
+    if flags_changed && !identity.is_module() {
+        words::replace(w.db, &entry, &fleet::tags(w.db, entry.ord)?)?;
+    }
     record(w, &entry, Kind::IdentityUpdated, Cause::Service)?;
     if entry.iot_edge && !old.iot_edge {
         ensure_system_modules(w, &identity.device_id(), Cause::Service)?;
@@ -128,6 +135,9 @@ pub(crate) fn delete(
 
 fn remove(w: &mut Writing<'_>, entry: &Entry, cause: Cause) -> Result<(), Fault> {
     rows::delete_entry(w.db, entry.ord)?;
+    if !entry.identity.is_module() {
+        words::delete(w.db, entry.ord)?;
+    }
     record(w, entry, Kind::IdentityDeleted, cause)?;
     w.effects.push(Effect::Revoke(entry.ord));
     Ok(())

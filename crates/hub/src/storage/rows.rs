@@ -73,13 +73,24 @@ pub(crate) fn devices(db: &Connection, after: &str, top: u32) -> rusqlite::Resul
     db.prepare_cached(&sql)?.query_map((after, top), to_entry)?.collect()
 }
 
-/// All devices, and how many of them are enabled.
-pub(crate) fn device_counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    db.query_row(
-        "SELECT count(*), coalesce(sum(enabled), 0) FROM identity WHERE module = ''",
-        [],
-        |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)),
-    )
+/// How many devices there are, kept with every change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeviceTotals {
+    pub(crate) total: u64,
+    pub(crate) enabled: u64,
+    pub(crate) edge: u64,
+}
+
+/// How many devices there are.
+pub(crate) fn device_totals(db: &Connection) -> rusqlite::Result<DeviceTotals> {
+    let number = |key: &str| -> rusqlite::Result<u64> {
+        Ok(super::schema::number(db, key)?.unwrap_or(0).cast_unsigned())
+    };
+    Ok(DeviceTotals {
+        total: number("devices")?,
+        enabled: number("devices_enabled")?,
+        edge: number("devices_edge")?,
+    })
 }
 
 /// Writes a new entry; gives its ordinal.

@@ -2,40 +2,94 @@
 //!
 //! A file of another version or a damaged one is an error that names it; nothing is replaced.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-/// The version of the tables in this file.
-pub(crate) const VERSION: i64 = 1;
+/// The version of the tables of this hub.
+pub(crate) const VERSION: i64 = 2;
 /// Marks the file as ours: "SLVG".
 const APPLICATION_ID: i64 = 0x534C_5647;
 
-/// The golden shape of version 1; changing it means a new version.
-pub(crate) const TABLES: &str = include_str!("schema_v1.sql");
+/// Pages that each connection keeps at most: `SQLite` counts KiB below zero.
+const CACHE_KIB: i64 = -32_768;
 
-/// Opens the writing connection, making the tables if the file is new.
+/// How every file of `SQLite` begins.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// From one version of the tables to the next.
+struct Step {
+    /// What changes.
+    script: &'static str,
+    /// What no script can do, after it.
+    fill: fn(&Connection) -> rusqlite::Result<()>,
+}
+
+/// The step at `n` leads from version `n` to `n + 1`; a new file takes them all. What was
+/// released never changes: another shape of the tables is another step.
+const STEPS: [Step; 2] = [
+    Step { script: include_str!("schema_v1.sql"), fill: |_| Ok(()) },
+    Step { script: include_str!("schema_v2.sql"), fill: super::words::fill },
+];
+
+/// Opens the writing connection. A new file gets its tables, an older one is brought to this
+/// version, one step at a time: a step is there whole or not at all.
+///
+/// # Errors
+/// In words: a file that is not a hub's, one of a newer hub, and what `SQLite` says. All of
+/// them leave the file as it is.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, String> {
+    // What the log beside it holds could hide that the file itself is another.
+    match head(path).map(|head| head.is_empty() || head == MAGIC) {
+        Ok(false) => return Err("file is not a database".into()),
+        Ok(true) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.to_string()),
+    }
     let connection = Connection::open(path).map_err(text)?;
-    set_up(&connection).map_err(text)?;
+    let pragma = |name: &str| {
+        let value = connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+        value.map_err(text)
+    };
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(text)?;
-    if tables == 0 {
-        make(&connection).map_err(text)?;
-    }
-    let pragma = |name: &str| {
-        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
-    };
-    if pragma("application_id").map_err(text)? != APPLICATION_ID {
+    if tables > 0 && pragma("application_id")? != APPLICATION_ID {
         return Err("the file is not a hub's".into());
     }
-    match pragma("user_version").map_err(text)? {
-        VERSION => Ok(connection),
-        other => Err(format!(
-            "its tables have version {other}, this hub knows up to {VERSION}; start the newer hub"
-        )),
+    let version = if tables > 0 { pragma("user_version")? } else { 0 };
+    if version > VERSION {
+        return Err(format!(
+            "its tables have version {version}, this hub knows up to {VERSION}; start the newer \
+             hub that wrote it"
+        ));
     }
+    set_up(&connection).map_err(text)?;
+    for (number, step) in (1..).zip(&STEPS).filter(|(number, _)| *number > version) {
+        if version > 0 {
+            tracing::info!(version = number, "the tables are brought to a newer version");
+        }
+        take(&connection, number, step)
+            .map_err(|error| format!("bringing its tables to version {number}: {error}"))?;
+    }
+    Ok(connection)
+}
+
+fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn take(connection: &Connection, number: i64, step: &Step) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch(step.script)?;
+    (step.fill)(&transaction)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", number)?;
+    transaction.commit()
 }
 
 /// Opens a connection that only reads.
@@ -43,6 +97,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(text)?;
     connection.pragma_update(None, "query_only", true).map_err(text)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB).map_err(text)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -62,68 +117,26 @@ pub(crate) fn set_number(connection: &Connection, key: &str, value: i64) -> rusq
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // Pages of 4 KiB: 16 MiB of log before a checkpoint, 32 MiB of cache.
+    // Pages of 4 KiB: 16 MiB of log before a checkpoint.
     connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
-    connection.pragma_update(None, "cache_size", -32_768)?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
-}
-
-fn make(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(&format!(
-        "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
-         PRAGMA user_version = {VERSION}; COMMIT;"
-    ))
 }
 
 fn text(error: rusqlite::Error) -> String {
     error.to_string()
 }
 
+/// Tables in memory, for tests of what works on them.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(script: &str) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hub.db");
-        drop(open_writer(&path).unwrap());
-        Connection::open(&path).unwrap().execute_batch(script).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let words = open_writer(&path).map(drop).unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), before, "what is refused is left alone");
-        words
+pub(crate) fn in_memory() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    for (number, step) in (1..).zip(&STEPS) {
+        take(&connection, number, step).unwrap();
     }
-
-    #[test]
-    fn a_new_file_has_exactly_the_golden_tables() {
-        let folder = tempfile::tempdir().unwrap();
-        let made = open_writer(&folder.path().join("hub.db")).unwrap();
-        let mut select =
-            made.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").unwrap();
-        let rows = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
-        let dump: Vec<String> = rows.map(|row| row.unwrap()).collect();
-        // SQLite's own table for AUTOINCREMENT has no text of ours.
-        let ours = dump.iter().filter(|sql| !sql.contains("sqlite_sequence"));
-        let golden = TABLES.split(';').map(str::trim).filter(|sql| !sql.is_empty());
-        assert!(ours.map(String::as_str).eq(golden), "{dump:#?}");
-    }
-
-    #[test]
-    fn what_is_newer_or_not_ours_is_refused_by_name_and_left_alone() {
-        let newer = format!("PRAGMA user_version = {};", VERSION + 1);
-        let words = refusal(&newer);
-        assert!(words.contains(&format!("version {}", VERSION + 1)), "{words}");
-        assert!(words.contains("start the newer hub"), "{words}");
-        assert_eq!(refusal("PRAGMA application_id = 1;"), "the file is not a hub's");
-    }
-
-    #[test]
-    fn tables_do_not_change_without_their_version() {
-        // FNV-1a of the text; another value here needs another VERSION and a migration.
-        let hash = TABLES.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        assert_eq!((VERSION, hash), (1, 6_716_491_199_630_311_353));
-    }
+    connection
 }
+
+#[cfg(test)]
+mod tests;

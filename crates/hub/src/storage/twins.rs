@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::feed::{Cause, Change, Kind};
 use super::writer::{Fault, Writing};
-use super::{identities, rows};
+use super::{identities, rows, words};
 use crate::registry::{Entry, IfMatch, Ordinal};
 use crate::session::effect::Effect;
 use crate::session::state::FeatureMask;
@@ -82,6 +82,9 @@ pub(crate) fn write(
     let change = write_desired(w, &mut twin, desired)?;
     if let Some(tags) = new_tags {
         twin.tags = tags;
+        if !identity.is_module() {
+            words::replace(w.db, &entry, &twin.tags)?;
+        }
         record(w, &entry, Kind::TagsUpdated, (twin.version + 1, cause), &twin.tags)?;
     }
     twin.version += 1;

@@ -98,6 +98,28 @@ fn every_broken_manifest_is_refused_with_code_place_and_words() {
 }
 
 #[test]
+fn create_options_that_docker_does_not_know_are_told_and_no_fault() {
+    let check = |options: &str, told: &[&str]| {
+        let mut value = good();
+        value["modules"]["m"]["settings"] = json!({"image": "m:1", "createOptions": options});
+        let notices = parse(&value).unwrap().notices;
+        let path = "modules.m.settings.createOptions: ";
+        let words = " has no effect: Docker knows no such field";
+        let wanted: Vec<_> = told.iter().map(|field| format!("{path}{field}{words}")).collect();
+        assert_eq!(notices, wanted, "{options}");
+    };
+    check("{}", &[]);
+    check(r#"{"hostconfig":{"PRIVILEGED":true},"Env":["A=1"]}"#, &[]);
+    check(r#"{"HostConfg":{"Privileged":true}}"#, &["HostConfg"]);
+    check(r#"{"HostConfig":{"Bind":["/a:/b"],"Binds":[]}}"#, &["HostConfig.Bind"]);
+    check(r#"{"createOptions":{"Env":[]}}"#, &["createOptions"]);
+    let many: Vec<_> = (0..99).map(|at| format!("\"x{at:02}\":1")).collect();
+    let first: Vec<_> = (0..8).map(|at| format!("x{at:02}")).collect();
+    let first: Vec<&str> = first.iter().map(String::as_str).collect();
+    check(&format!("{{{}}}", many.join(",")), &first);
+}
+
+#[test]
 fn all_faults_come_in_one_answer() {
     let mut value = good();
     value["modules"]["m"]["status"] = json!("x");
