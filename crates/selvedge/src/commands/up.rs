@@ -163,7 +163,7 @@ async fn with_device(
     let folder = data.join("edge");
     make_folder(&folder)?;
     let config = configuration(&folder, data, &text, ports, engine)?;
-    let programs = Programs::find()?;
+    let programs = Programs::find(engine.kind)?;
     end_orphan(&folder, &config).await?;
     let content = pipeline::content(engine.kind);
     let path = format!("/devices/{DEVICE}/applyConfigurationContent");
@@ -181,12 +181,12 @@ async fn with_device(
 /// The programs that lie beside this one.
 struct Programs {
     runtime: PathBuf,
-    host_sensor: PathBuf,
-    anomaly: PathBuf,
+    /// Images and the programs that stand for them, where modules are plain processes.
+    modules: Vec<(&'static str, PathBuf)>,
 }
 
 impl Programs {
-    fn find() -> Result<Self, Failure> {
+    fn find(engine: UpEngine) -> Result<Self, Failure> {
         let here = std::env::current_exe()
             .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
         let beside = |name: &str| {
@@ -197,25 +197,25 @@ impl Programs {
             Err(Failure::failed(format!("{} is missing", path.display()))
                 .with_help("`cargo xtask up` builds all that is needed"))
         };
-        Ok(Self {
-            runtime: beside("selvedge-edge")?,
-            host_sensor: beside("host-sensor")?,
-            anomaly: beside("anomaly")?,
-        })
+        let modules = match engine {
+            UpEngine::Embedded => Vec::new(),
+            UpEngine::Process => vec![
+                (pipeline::HOST_SENSOR_IMAGE, beside("host-sensor")?),
+                (pipeline::ANOMALY_IMAGE, beside("anomaly")?),
+            ],
+        };
+        Ok(Self { runtime: beside("selvedge-edge")?, modules })
     }
 
     fn start(&self, config: &Path, folder: &Path, engine: &EngineArgs) -> Result<Child, Failure> {
         let log = folder.join("runtime.log");
         let open = fs::File::options().create(true).append(true).open(&log);
         let log = open.map_err(|e| Failure::failed(format!("{}: {e}", log.display())))?;
-        let program = |image: &str, path: &Path| format!("{image}={}", path.display());
         let mut command = Command::new(&self.runtime);
         command.arg("run").arg("--config").arg(config).args(["--engine", engine.name()]);
         command.arg("--stop-modules");
-        if engine.kind == UpEngine::Process {
-            command
-                .args(["--program", &program(pipeline::HOST_SENSOR_IMAGE, &self.host_sensor)])
-                .args(["--program", &program(pipeline::ANOMALY_IMAGE, &self.anomaly)]);
+        for (image, program) in &self.modules {
+            command.arg("--program").arg(format!("{image}={}", program.display()));
         }
         for archive in &engine.images {
             command.arg("--import").arg(archive);
