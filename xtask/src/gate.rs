@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cgroup2, clock, console, fuzz, image, node, planted, release_dir, root, say, tidy};
+use crate::{
+    bare, cgroup2, clock, console, fuzz, image, node, planted, release_dir, root, say, tidy,
+};
 
 /// Packages that black-box tests use, from Debian's own archive.
 const DEBIAN_PACKAGES: &[(&str, &str)] = &[
@@ -62,6 +64,7 @@ pub(crate) fn test() -> Result<()> {
     step("console: types, unit tests, built files", console::check)?;
     step("console in a browser", console::in_browser)?;
     step("module images", || image::pack_all(&root()))?;
+    step("`up` on a machine with nothing, in a virtual machine", bare::run)?;
     step("image of a module on the stock SDK", || image::pack_sdk_module(&root()))?;
     step("black-box tests", || {
         let mut command = Command::new(env!("CARGO"));

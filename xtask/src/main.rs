@@ -3,6 +3,7 @@
 //! It is small on purpose: it runs cargo, reads the tree, packs images, and starts things.
 //! Everything with a rule worth testing lies in a module of its own.
 
+mod bare;
 mod cgroup2;
 mod clock;
 mod console;
@@ -14,6 +15,7 @@ mod planted;
 mod powercut;
 mod tidy;
 mod up;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,6 +35,7 @@ cargo xtask <command>
   image sdk       pack the tests' module on the stock Azure SDK for Python (Debian, root)
   console         build the web console's files; --check compares them with the sources,
                   --browser tries them in Chromium against the built hub
+  bare            `up` on a machine with nothing but a shell, in a virtual machine
   cgroup2         the engine's tests on a kernel with cgroup v2 alone, in a virtual machine
   planted         show that each planted fault is found, and in how many seeds
   powercut [ARGS…]  cut the power of the journal at --points N places (default a million)
@@ -66,6 +69,9 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "image" if args == ["sdk"] => image::pack_sdk_module(&root()),
         "console" => console::run(&args),
         "image" => gate::build_release().and_then(|()| image::pack_all(&root())),
+        "bare" => {
+            gate::build_release().and_then(|()| image::pack_all(&root())).and_then(|()| bare::run())
+        }
         "cgroup2" => cgroup2::run(),
         "planted" => planted::catch_all(),
         "powercut" => powercut::run(&args),
