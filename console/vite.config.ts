@@ -11,8 +11,8 @@ const CHUNKS = [
   { name: 'editor', test: /node_modules\/(@codemirror|@lezer|crelt|style-mod|w3c-keyname|@marijn)\// },
   { name: 'graph', test: /node_modules\/(@xyflow|@dagrejs|d3-[a-z]+|zustand|classcat)\// },
   { name: 'chart', test: /node_modules\/uplot\// },
-  { name: 'mantine', test: /node_modules\/(@mantine|@floating-ui|react-remove-scroll[a-z-]*|react-number-format|react-transition-group)\// },
-  { name: 'vendor', test: /node_modules\// },
+  // Mantine's parts go with the pages that use them; those of every page into the entry.
+  { name: 'vendor', test: /node_modules\/(?!@mantine|@floating-ui|react-remove-scroll|react-number-format|react-transition-group)/ },
 ]
 
 /** Paths of the hub; in development they are passed on to one that runs. */

@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 
-import { kit, page, test } from './kit.mjs'
+import { kit, NETWORK_CHANGED, page, test } from './kit.mjs'
 import { until } from './stage.mjs'
 
 const VIEWS = [
@@ -25,8 +25,6 @@ const LOOKS = [
   ['phone-light', { viewport: { width: 390, height: 844 }, colorScheme: 'light', isMobile: true, hasTouch: true, deviceScaleFactor: 2 }],
   ['phone-dark', { viewport: { width: 390, height: 844 }, colorScheme: 'dark', isMobile: true, hasTouch: true, deviceScaleFactor: 2 }],
 ]
-/** Chromium starts its loads anew when an interface comes or goes, such as a bridge of containers. */
-export const NETWORK_CHANGED = 'ERR_NETWORK_CHANGED'
 const AXE_RULES = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 
 for (const [look, options] of LOOKS) {

@@ -55,13 +55,72 @@ test('devices are found by tag and status, and the list goes on past a page', as
   }
 })
 
-test('modules are shown as desired and as reported', async () => {
+test('modules are shown as desired and as reported, with what the device says of each', async () => {
   const shown = await page('')
+  const { edge } = await kit.stage.get(`/api/v1/devices/${DEVICE}`)
   for (const name of ['host-sensor', 'anomaly']) {
     const row = shown.locator(`[data-module="${name}"]`)
     await row.getByText('running').nth(1).waitFor()
-    assert.match(await row.textContent(), /selvedge\/(host-sensor|anomaly)/u)
+    const { desired, reported } = edge.modules.find((module) => module.moduleId === name)
+    const cells = await row.locator('td').allTextContents()
+    assert.deepEqual([cells[1], cells[4], cells[5]], [desired.status, String(reported.restartCount), '–'])
+    assert.ok(cells[6].startsWith(desired.image), cells[6])
+    // Containers have a digest of what really runs; processes of the development engine have none.
+    assert.equal(reported.imageDigest !== null, process.env.ENGINE === 'embedded', `the digest of ${name} is ${reported.imageDigest}`)
+    if (reported.imageDigest !== null) assert.ok(cells[6].includes(reported.imageDigest.slice(0, 'sha256:'.length + 12)), cells[6])
   }
+  await shown.close()
+})
+
+test('a module that is stopped shows its exit code, and its queue waits with its age until it runs again', async () => {
+  const set = async (status) => {
+    const patch = { properties: { desired: { modules: { anomaly: { status } } } } }
+    assert.equal((await kit.stage.send('PATCH', `/twins/${DEVICE}/modules/%24edgeAgent`, JSON.stringify(patch))).status, 200)
+  }
+  const shown = await page('')
+  const cells = () => shown.locator('[data-module="anomaly"] td').allTextContents()
+  await shown.locator('[data-module="anomaly"]').waitFor()
+  await set('stopped')
+  try {
+    await until('it is stopped, with an exit code', async () => {
+      const [, desired, reported, , , code] = await cells()
+      return desired === 'stopped' && /^stopped/u.test(reported) && /^\d+$/u.test(code)
+    })
+    const { edge } = await kit.stage.get(`/api/v1/devices/${DEVICE}`)
+    const { exitCode } = edge.modules.find((module) => module.moduleId === 'anomaly').reported
+    assert.equal((await cells())[5], String(exitCode))
+    await shown.getByRole('link', { name: 'Pipeline', exact: true }).click()
+    const edgeLabel = shown.locator('[data-route="inspected"]')
+    const waiting = await until('messages wait, and the oldest for five seconds', async () => {
+      const found = /(\d+) waiting, oldest (\d+) s/u.exec(await edgeLabel.textContent().catch(() => ''))
+      return found && Number(found[1]) >= 3 && Number(found[2]) >= 5 && found[0]
+    })
+    console.log(`    exit code ${exitCode}; on the route: ${waiting}`)
+    const row = shown.getByRole('row').filter({ hasText: 'to anomaly/readings' })
+    assert.ok(Number((await row.locator('td').nth(1).textContent()).replace(',', '')) >= 3)
+  } finally {
+    await set('running')
+  }
+  await until('the queue is empty again', async () => !/waiting/u.test(await shown.locator('[data-route="inspected"]').textContent()))
+  await shown.close()
+})
+
+test('what no route wants is counted as dropped, with the reason, in the picture', async () => {
+  const hub = `/twins/${DEVICE}/modules/%24edgeHub`
+  const { routes } = (await kit.stage.get(hub)).properties.desired
+  const set = async (found) => assert.equal((await kit.stage.send('PATCH', hub, JSON.stringify({ properties: { desired: { routes: { found } } } }))).status, 200)
+  const shown = await page('/pipeline')
+  await shown.locator('[data-route="found"]').waitFor()
+  await set(null)
+  try {
+    const nowhere = shown.locator('[data-nowhere]')
+    await nowhere.waitFor({ timeout: 60_000 })
+    assert.match(await nowhere.textContent(), /[1-9]\d* dropped: no route wanted it/u)
+    await shown.getByRole('row').filter({ hasText: 'no route wanted it' }).waitFor()
+  } finally {
+    await set(routes.found)
+  }
+  await shown.locator('[data-route="found"]').waitFor()
   await shown.close()
 })
 

@@ -6,6 +6,7 @@
 // SCREENSHOTS        folder that pictures for the docs are written to
 // ONLY               run only tests whose name fits this pattern
 // ENGINE             where the modules run: process (the default) or embedded, which is containers
+// SELVEDGE_IMAGES    folder with the modules' images, for containers
 import { kit, tests } from './kit.mjs'
 import { Stage } from './stage.mjs'
 
@@ -33,9 +34,13 @@ try {
       failed += 1
       console.log(`FAILED  ${name} (${((Date.now() - start) / 1000).toFixed(1)} s)\n${String(error.stack ?? error).replace(/^/gmu, '    ')}`)
       if (kit.window === undefined) break
-      for (const open of kit.window.pages()) {
-        await open.screenshot({ path: `/tmp/console-e2e-${failed}.png` }).catch(() => undefined)
-        await open.close()
+      let number = 0
+      for (const context of kit.stage.browser.contexts()) {
+        for (const open of context.pages()) {
+          await open.screenshot({ path: `/tmp/console-e2e-${failed}-${(number += 1)}.png` }).catch(() => undefined)
+          await open.close()
+        }
+        if (context !== kit.window) await context.close()
       }
     }
   }

@@ -50,7 +50,9 @@ export class Stage {
     // An address of its own: the router's port is fixed.
     const gateway = `127.${20 + (process.pid % 200)}.${1 + ((process.pid >> 8) % 250)}.2`
     const files = process.env.CONSOLE_DIR ? ['--console-dir', process.env.CONSOLE_DIR] : []
-    stage.up = spawn(stage.program, ['up', '--data', stage.folder, '--engine', process.env.ENGINE ?? 'process', '--gateway', gateway, ...files], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const engine = process.env.ENGINE ?? 'process'
+    const images = engine === 'embedded' ? ['--images', process.env.SELVEDGE_IMAGES ?? join(dirname(here), 'target/images')] : []
+    stage.up = spawn(stage.program, ['up', '--data', stage.folder, '--engine', engine, ...images, '--gateway', gateway, ...files], { stdio: ['ignore', 'pipe', 'pipe'] })
     stage.output = ''
     for (const pipe of [stage.up.stdout, stage.up.stderr]) pipe.on('data', (text) => (stage.output += text))
     stage.ended = new Promise((go) => stage.up.on('exit', go))

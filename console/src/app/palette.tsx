@@ -10,22 +10,13 @@ import { devicePage } from '../api/queries'
 import { deviceState } from '../parts/state'
 import { DeviceIcon, DevicesIcon, MoonIcon, OverviewIcon, SearchIcon } from './icons'
 import { recent } from './recent'
+import { TABS } from './tabs'
 
 /** Typing pauses so long before the hub is asked, in milliseconds. */
 const TYPING_MS = 200
 const DEVICES_SHOWN = 8
 
-export const TABS = [
-  ['/devices/$device', 'Modules', 'desired and reported status, restarts, exit codes'],
-  ['/devices/$device/pipeline', 'Pipeline', 'modules and routes, rates, queues, drops'],
-  ['/devices/$device/telemetry', 'Telemetry', 'messages as they arrive, charts, anomalies'],
-  ['/devices/$device/twin', 'Twin', 'tags, desired and reported properties'],
-  ['/devices/$device/logs', 'Logs', 'lines of each module'],
-  ['/devices/$device/methods', 'Methods', 'call a direct method, see earlier calls'],
-  ['/devices/$device/set-modules', 'Set modules', 'edit the deployment manifest'],
-] as const
-
-export function Palette({ device }: { device: string | undefined }): ReactNode {
+export default function Palette({ device }: { device: string | undefined }): ReactNode {
   const [text, setText] = useState('')
   const [asked] = useDebouncedValue(text.trim(), TYPING_MS)
   const navigate = useNavigate()

@@ -1,18 +1,27 @@
 /** The frame of every page: where one is, where one can go, and whether what one sees is live. */
 import { ActionIcon, AppShell, Box, Burger, Group, NavLink, Text, Tooltip, useComputedColorScheme, useMantineColorScheme } from '@mantine/core'
 import { useDisclosure, useHotkeys } from '@mantine/hooks'
+import { notifications } from '@mantine/notifications'
 import { spotlight } from '@mantine/spotlight'
+import { useMutation } from '@tanstack/react-query'
 import { Link, Outlet, useParams, useRouterState } from '@tanstack/react-router'
-import { useEffect, useSyncExternalStore, type ReactNode } from 'react'
+import { Suspense, useEffect, useSyncExternalStore, type ReactNode } from 'react'
 
+import { Failure } from '../api/client'
 import { signOut } from '../api/queries'
 import { missedUpdates, retryLive, useLiveState } from '../live/browser'
 import { Empty, useNow } from '../parts/common'
+import { later } from '../parts/later'
 import { span } from '../pure/time'
 import { DeviceIcon, DevicesIcon, LeaveIcon, Mark, MoonIcon, OverviewIcon, SearchIcon, SunIcon } from './icons'
-import { Palette } from './palette'
 import { recent, rememberDevice, watchRecent } from './recent'
 import { useDoor } from './sign-in'
+
+/** Fetched after the first view; asked for before, it opens when it is there. */
+const Palette = later(() => import('./palette'))
+/** Signing out is tried so often again while the hub does not answer, so far apart in milliseconds. */
+const LEAVE_RETRIES = 2
+const LEAVE_PAUSE_MS = 700
 
 export function Shell(): ReactNode {
   const [opened, { toggle, close }] = useDisclosure()
@@ -81,7 +90,9 @@ export function Shell(): ReactNode {
           <Outlet />
         </Box>
       </AppShell.Main>
-      <Palette device={device} />
+      <Suspense fallback={null}>
+        <Palette device={device} />
+      </Suspense>
     </AppShell>
   )
 }
@@ -128,10 +139,20 @@ function Theme(): ReactNode {
 
 function Leave(): ReactNode {
   const { leave } = useDoor()
-  const go = (): void => void signOut().finally(() => leave('You are signed out.'))
+  const out = useMutation({
+    mutationFn: signOut,
+    // Who is told to be signed out must be: the session ends at the hub, or goes on here.
+    retry: (count, error) => count < LEAVE_RETRIES && error instanceof Failure && error.status === 0,
+    retryDelay: LEAVE_PAUSE_MS,
+    onSuccess: () => leave('You are signed out.'),
+    onError: (error) => {
+      if (error instanceof Failure && error.status === 401) leave('You are signed out.')
+      else notifications.show({ title: 'You are still signed in', message: error instanceof Failure ? `${error.message}. ${error.advice}` : String(error), color: 'red' })
+    },
+  })
   return (
     <Tooltip label="Sign out">
-      <ActionIcon variant="transparent" c="#f4f1e8" size="lg" onClick={go} aria-label="Sign out">
+      <ActionIcon variant="transparent" c="#f4f1e8" size="lg" onClick={() => out.mutate()} loading={out.isPending} aria-label="Sign out">
         <LeaveIcon />
       </ActionIcon>
     </Tooltip>

@@ -18,6 +18,7 @@ let heardAt = 0
 let missed = 0
 let send: ((message: FromTab) => void) | undefined
 let telling = false
+let joined: FromTab | undefined
 
 function receive(message: ToTab): void {
   heardAt = Date.now()
@@ -38,7 +39,8 @@ export function startLive(csrf: string): void {
   if (send === undefined) send = shared() ?? alone()
   const lock = `selvedge-${crypto.randomUUID()}`
   const join = (): void => {
-    send?.({ kind: 'join', csrf, lock })
+    joined = { kind: 'join', csrf, lock }
+    send?.(joined)
     tellTopics()
   }
   if (navigator.locks === undefined) return join()
@@ -54,6 +56,12 @@ function shared(): ((message: FromTab) => void) | undefined {
   try {
     const worker = new SharedWorker(new URL('./worker.ts', import.meta.url), { type: 'module', name: `selvedge-live-${MESSAGES_VERSION}` })
     worker.port.onmessage = ({ data }: MessageEvent<ToTab>) => receive(data)
+    // Its script could not be fetched, or it ended with an error: this tab goes on by itself.
+    worker.onerror = () => {
+      send = alone()
+      if (joined) send(joined)
+      tellTopics()
+    }
     return (message) => worker.port.postMessage(message)
   } catch {
     return undefined

@@ -14,7 +14,9 @@ export type Mark = { time: number; value: number }
 /** All charts of a page share the cursor. */
 const sync = uPlot.sync('telemetry')
 
-export function Chart({ columns, marks, range, label, height = 150 }: { columns: Columns; marks: Mark[]; range: [number, number]; label: string; height?: number }): ReactNode {
+export type ChartProps = { columns: Columns; marks: Mark[]; range: [number, number]; label: string; height?: number }
+
+export function Chart({ columns, marks, range, label, height = 150 }: ChartProps): ReactNode {
   const { ref: box, width } = useElementSize()
   const place = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot>(null)

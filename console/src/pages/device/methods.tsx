@@ -2,12 +2,13 @@
 import { Autocomplete, Button, Card, Group, NumberInput, Select, SimpleGrid, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
 import { useInfiniteQuery, useMutation, useQueryClient, type InfiniteData, type QueryClient } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useEffect, useMemo, useState, type ReactNode } from 'react'
+import { Suspense, useEffect, useMemo, useState, type ReactNode } from 'react'
 
 import { invoke, methodCalls, methodsKey } from '../../api/queries'
 import type { MethodCall, MethodCalls, MethodResult } from '../../api/types'
 import { methodsRoute } from '../../app/router'
 import { Ago, Command, Problem } from '../../parts/common'
+import { later } from '../../parts/later'
 import { State } from '../../parts/state'
 import type { Json } from '../../pure/json'
 import { pretty } from '../../pure/json'
@@ -15,7 +16,7 @@ import { Mistake, readPlaces } from '../../pure/places'
 import { withNews } from '../../pure/history'
 import { moduleNames, quoted, useDevice } from './context'
 
-const Code = lazy(() => import('../../parts/code'))
+const Code = later(() => import('../../parts/code'))
 
 const DEVICE = '(the device itself)'
 const SECONDS_MIN = 5

@@ -2,12 +2,13 @@
 import { Alert, Card, Group, Skeleton, Stack, Table, Text, Title } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link, useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useMemo, useState, type ReactNode } from 'react'
+import { Suspense, useMemo, useState, type ReactNode } from 'react'
 
 import { currentContent, validate } from '../../api/queries'
 import type { PipelineView } from '../../api/types'
 import { useLive } from '../../live/browser'
 import { AsOf, Empty } from '../../parts/common'
+import { later } from '../../parts/later'
 import type { EdgeFace, NodeFace } from '../../parts/graph'
 import { moduleTone, State, type Tone } from '../../parts/state'
 import { pretty } from '../../pure/json'
@@ -15,7 +16,7 @@ import { carries, graph, placeDrops, UPSTREAM, type Drop, type GraphEdge } from 
 import { count, rate, span } from '../../pure/time'
 import { useDevice } from './context'
 
-const GraphView = lazy(() => import('../../parts/graph'))
+const GraphView = later(() => import('../../parts/graph'))
 
 /** A queue whose oldest message waits longer than this deserves a look, in seconds. */
 const OLD_SECONDS = 10

@@ -4,7 +4,7 @@ import { useDebouncedValue } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
 import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useEffect, useMemo, useRef, useState, type ReactNode } from 'react'
+import { Suspense, useEffect, useMemo, useRef, useState, type ReactNode } from 'react'
 
 import { applyContent, currentContent, validate } from '../../api/queries'
 import type { ContentFault, Validation } from '../../api/types'
@@ -12,6 +12,7 @@ import { setModulesRoute } from '../../app/router'
 import { Changes } from '../../parts/changes'
 import type { Marked } from '../../parts/code'
 import { Command, Copy, Problem } from '../../parts/common'
+import { later } from '../../parts/later'
 import { Meanwhile } from '../../parts/meanwhile'
 import { State } from '../../parts/state'
 import { applyPatch, changes, mergePatch } from '../../pure/diff'
@@ -20,8 +21,8 @@ import { graph } from '../../pure/routes'
 import { quoted, useDevice } from './context'
 import { Faults } from './twin'
 
-const Code = lazy(() => import('../../parts/code'))
-const GraphView = lazy(() => import('../../parts/graph'))
+const Code = later(() => import('../../parts/code'))
+const GraphView = later(() => import('../../parts/graph'))
 
 /** Typing pauses so long before the hub is asked, in milliseconds. */
 const TYPING_MS = 350

@@ -3,13 +3,15 @@ import { Alert, Badge, Button, Card, Drawer, Group, Modal, MultiSelect, Segmente
 import { useDisclosure } from '@mantine/hooks'
 import { useQuery } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useMemo, useState, type CSSProperties, type FormEvent, type ReactNode } from 'react'
+import { Suspense, useMemo, useState, type CSSProperties, type FormEvent, type ReactNode } from 'react'
 
 import { messageAt, telemetryPath, type Wanted } from '../../api/queries'
 import { telemetryRoute } from '../../app/router'
 import { PauseIcon, PlayIcon } from '../../app/icons'
 import { Command, Copy, Problem } from '../../parts/common'
+import { later } from '../../parts/later'
 import { SIGNS } from '../../app/icons'
+import type { ChartProps } from '../../parts/chart'
 import { Window } from '../../parts/window'
 import { buckets } from '../../pure/buckets'
 import { jsonBody, ranked } from '../../pure/series'
@@ -19,7 +21,7 @@ import { clock, count, fine, RANGES, short, type Range } from '../../pure/time'
 import { moduleNames, quoted, useDevice } from './context'
 import { useRows } from './rows'
 
-const Chart = lazy(() => import('../../parts/chart').then(({ Chart }) => ({ default: Chart })))
+const Chart = later<ChartProps>(() => import('../../parts/chart').then(({ Chart }) => ({ default: Chart })))
 
 const CHARTS_MAX = 4
 const CHARTS_FIRST = 2

@@ -4,7 +4,7 @@ import { useDebouncedValue } from '@mantine/hooks'
 import { notifications } from '@mantine/notifications'
 import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { lazy, Suspense, useEffect, useMemo, useState, type ReactNode } from 'react'
+import { Suspense, useEffect, useMemo, useState, type ReactNode } from 'react'
 
 import { Failure } from '../../api/client'
 import { currentContent, saveTwin, twinQuery, validate } from '../../api/queries'
@@ -13,6 +13,7 @@ import { twinRoute } from '../../app/router'
 import { Changes } from '../../parts/changes'
 import type { Marked } from '../../parts/code'
 import { AsOf, Command, Problem } from '../../parts/common'
+import { later } from '../../parts/later'
 import { Meanwhile } from '../../parts/meanwhile'
 import { State } from '../../parts/state'
 import { composed, inTwin, MANIFEST_MODULES } from '../../pure/compose'
@@ -22,7 +23,7 @@ import { lineOf, Mistake, pathKey, readPlaces } from '../../pure/places'
 import { acknowledgements, twinFaults } from '../../pure/twin-rules'
 import { moduleNames, quoted, useDevice } from './context'
 
-const Code = lazy(() => import('../../parts/code'))
+const Code = later(() => import('../../parts/code'))
 
 type Section = 'desired' | 'tags'
 const DEVICE = '(the device itself)'

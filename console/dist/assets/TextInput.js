@@ -1,0 +1,1 @@
+import{Et as e,Mt as t}from"./icons.js";import{B as n}from"./index.js";import{r}from"./react.js";var i=r(),a=e(e=>{let r=t([`Input`,`InputWrapper`,`TextInput`],null,e);return(0,i.jsx)(n,{component:`input`,...r,__staticSelector:`TextInput`})});a.classes=n.classes,a.displayName=`@mantine/core/TextInput`;export{a as t};
