@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use testkit::shape::{Flat, check_golden, shape_with};
+use testkit::shape::{Flat, check_golden, shape_with, variants};
 
 use crate::{
     configuration, console, error, fleet, health, method, registry, router, statistics, telemetry,
@@ -39,7 +39,12 @@ macro_rules! shapes {
 
 /// Every shape by name.
 fn all() -> Vec<(&'static str, String)> {
-    shapes![
+    let enums = [
+        ("registry::AuthenticationKind", variants::<registry::AuthenticationKind>()),
+        ("registry::Status", variants::<registry::Status>()),
+        ("telemetry::BodyEncoding", variants::<telemetry::BodyEncoding>()),
+    ];
+    let structs = shapes![
         configuration::ContentFault,
         configuration::Place,
         configuration::Validation,
@@ -98,8 +103,8 @@ fn all() -> Vec<(&'static str, String)> {
         telemetry::TelemetryPage,
         twin::Twin,
         twin::Properties,
-    ]
-    .into()
+    ];
+    structs.into_iter().chain(enums).collect()
 }
 
 #[test]
@@ -123,7 +128,7 @@ fn every_shape_is_what_its_golden_file_says() {
     }
 }
 
-/// Every struct of this crate that is read from JSON, by area.
+/// Every struct and enum of this crate that has JSON, by area.
 fn declared() -> Vec<String> {
     let mut all = Vec::new();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -133,8 +138,10 @@ fn declared() -> Vec<String> {
         let text = std::fs::read_to_string(&path).unwrap();
         for declared in text.split("#[derive(").skip(1) {
             let (derived, rest) = declared.split_once(")]").unwrap();
-            let name = rest.lines().find_map(|line| line.strip_prefix("pub struct "));
-            if let (true, Some(name)) = (derived.contains("Deserialize"), name) {
+            let kinds = ["pub struct ", "pub enum "];
+            let name =
+                rest.lines().find_map(|line| kinds.iter().find_map(|kind| line.strip_prefix(kind)));
+            if let (true, Some(name)) = (derived.contains("erialize"), name) {
                 let name: String = name.chars().take_while(|c| c.is_alphanumeric()).collect();
                 all.push(format!("{area}::{name}"));
             }

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 
 from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse, exceptions
 
@@ -76,7 +77,20 @@ def listen(client):
     client.on_twin_desired_properties_patch_received = lambda patch: say("desired", patch=patch)
 
 
+def report_death(death):
+    """A thread of the SDK died; whether that is the SDK's own fault, the test decides."""
+    frames = traceback.extract_tb(death.exc_traceback)
+    say(
+        "thread_died",
+        error=death.exc_type.__name__,
+        by_paho=any(frame.filename.endswith("paho/mqtt/client.py") for frame in frames),
+        frames=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    )
+    threading.__excepthook__(death)
+
+
 def main():
+    threading.excepthook = report_death
     options = json.loads(sys.argv[1])
     with open(options.pop("ca"), encoding="ascii") as file:
         authority = file.read()

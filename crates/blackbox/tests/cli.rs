@@ -89,6 +89,17 @@ fn bad_input_is_refused_with_a_reason_and_a_code() -> Result<()> {
                 &["broken.json"],
             ),
             (&["devise", "list"], USAGE, &["devise"]),
+            (&["device", "list", "--top", "0"], USAGE, &["--top"]),
+            (&["twin", "get", "here/m"], USAGE, &["here/m", "--module"]),
+            (&["twin", "get", "here", "-m", "a b"], USAGE, &["a b"]),
+            (&["twin", "set", "here", "--tags", "@file"], USAGE, &["--tags", "help:", "cat"]),
+            (&["method", "no way", "reboot"], USAGE, &["no way"]),
+            (&["edge", "set-modules", "a/b", "--content", broken], USAGE, &["a/b"]),
+            (&["monitor", "--device", "no way"], USAGE, &["no way"]),
+            (&["monitor", "--device", "nobody"], NOT_FOUND, &["nobody"]),
+            (&["console", "revoke", ""], USAGE, &["16 hexadecimal", "console sessions"]),
+            (&["console", "revoke", "0123456789abcdef"], NOT_FOUND, &["session"]),
+            (&["console", "--policy", "nobody"], FAILED, &["nobody", "iothubowner"]),
             (&["monitor", "--count", "many"], USAGE, &["many"]),
         ],
         |args| hub.command(args),
@@ -228,7 +239,11 @@ fn a_hub_that_cannot_start_says_why() -> Result<()> {
     check(start(other, free, &taken)?, FAILED, &[&taken, "in use", "--https"])
         .context("a port in use for HTTPS")?;
     drop(holder);
-    check(start(other, "somewhere", free)?, USAGE, &["somewhere"]).context("a bad address")?;
+    check(start(other, "somewhere", free)?, USAGE, &["somewhere", "127.0.0.1:8883"])
+        .context("a bad address")?;
+    let mut elsewhere = start(other, free, free)?;
+    elsewhere.args(["--console-dir", other]);
+    check(elsewhere, USAGE, &["--console-dir", "index.html", other]).context("no console")?;
     let file = scratch.path().join("file");
     std::fs::write(&file, "not a folder")?;
     check(start(path_text(&file)?, free, free)?, FAILED, &["file"]).context("a file as folder")?;

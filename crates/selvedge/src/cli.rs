@@ -77,10 +77,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct HubArgs {
     /// Address for MQTT over TLS; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:8883", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:8883", value_name = "ADDR", value_parser = address)]
     pub(crate) mqtt: SocketAddr,
     /// Address for HTTPS; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR", value_parser = address)]
     pub(crate) https: SocketAddr,
     /// Host name that devices use; also in the server certificate (repeatable)
     #[arg(long = "host", value_name = "NAME", default_value = "localhost")]
@@ -109,10 +109,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "IP")]
     pub(crate) gateway: Option<IpAddr>,
     /// The hub's address for MQTT over TLS; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR", value_parser = address)]
     pub(crate) mqtt: SocketAddr,
     /// The hub's address for HTTPS; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR", value_parser = address)]
     pub(crate) https: SocketAddr,
     /// Serve the web console from this folder instead of the built-in files
     #[arg(long, value_name = "DIR")]
@@ -259,6 +259,13 @@ pub(crate) enum EdgeCommand {
         #[arg(long)]
         check: bool,
     },
+}
+
+/// An address to listen at.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "an IP address and a port are needed, such as 127.0.0.1:8883 or [::]:8883".to_owned()
+    })
 }
 
 #[cfg(test)]

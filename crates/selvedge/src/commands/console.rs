@@ -23,6 +23,12 @@ pub(crate) async fn run(
             Ok(())
         }
         Some(ConsoleCommand::Revoke { session }) => {
+            if session.len() != 16 || !session.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let words = format!("{session:?}: a session has 16 hexadecimal digits");
+                return Err(
+                    Failure::usage(words).with_help("`selvedge console sessions` lists them")
+                );
+            }
             service.delete(&format!("/api/v1/console/sessions/{}", segment(&session)), "*").await?;
             terminal.say(&format!("session {session} has ended"));
             Ok(())

@@ -38,10 +38,19 @@ pub(crate) async fn run(
     }
 }
 
+/// The device that was typed.
+///
+/// # Errors
+/// Usage, if it cannot be a device's id.
+pub(crate) fn device_id(typed: &str) -> Result<DeviceId, Failure> {
+    typed.parse().map_err(|error| {
+        let failure = Failure::usage(format!("{typed:?}: {error}"));
+        if typed.contains('/') { failure.with_help("name a module with --module") } else { failure }
+    })
+}
+
 fn path(device: &str) -> Result<String, Failure> {
-    let device: DeviceId =
-        device.parse().map_err(|error| Failure::usage(format!("{device:?}: {error}")))?;
-    Ok(format!("/devices/{}", segment(device.as_str())))
+    Ok(format!("/devices/{}", segment(device_id(device)?.as_str())))
 }
 
 async fn create(
@@ -64,6 +73,9 @@ async fn create(
 }
 
 async fn list(service: &Service, top: usize, terminal: &Terminal) -> Result<(), Failure> {
+    if top == 0 {
+        return Err(Failure::usage("--top must be at least 1"));
+    }
     let mut all: Vec<Device> = Vec::new();
     while all.len() < top {
         let page = (top - all.len()).min(api::registry::LIST_TOP_MAX);

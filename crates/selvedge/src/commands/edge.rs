@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::cli::{EdgeCommand, Output, PlaceArgs};
 use crate::client::{Service, segment};
+use crate::commands::device::device_id;
 use crate::failure::{Failure, FailureKind};
 use crate::terminal::Terminal;
 
@@ -14,6 +15,7 @@ pub(crate) async fn run(
     terminal: &Terminal,
 ) -> Result<(), Failure> {
     let EdgeCommand::SetModules { device, content, check } = command;
+    let id = device_id(&device)?;
     let name = content.display().to_string();
     let text = std::fs::read_to_string(&content)
         .map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?;
@@ -44,7 +46,7 @@ pub(crate) async fn run(
     })?;
     // Both Azure's full configuration document and the bare content are accepted.
     let manifest = manifest.get("content").cloned().unwrap_or(manifest);
-    let path = format!("/devices/{}/applyConfigurationContent", segment(&device));
+    let path = format!("/devices/{}/applyConfigurationContent", segment(id.as_str()));
     service.post_nothing(&path, &manifest).await?;
     terminal.say(&format!("{name} is applied to {device}"));
     Ok(())

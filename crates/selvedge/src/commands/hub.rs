@@ -26,6 +26,8 @@ use crate::failure::{Failure, chain};
 use crate::place::{self, Endpoint};
 use crate::terminal::Terminal;
 
+/// What every console begins with.
+const PAGE: &str = "index.html";
 /// The policy of whoever starts the hub.
 const POLICY: &str = "iothubowner";
 /// How long connections may take to end at shutdown.
@@ -75,6 +77,10 @@ impl Running {
         args: &HubArgs,
         world: &World,
     ) -> Result<Self, Failure> {
+        if let Some(console) = args.console_dir.as_deref().filter(|at| !at.join(PAGE).is_file()) {
+            let words = format!("--console-dir: there is no {PAGE} in {}", console.display());
+            return Err(Failure::usage(words));
+        }
         let host = args.hosts.first().cloned().unwrap_or_else(|| "localhost".to_owned());
         let tls = tls_server(folder, args, world)?;
         let mut settings = Settings::new(folder, host.clone());

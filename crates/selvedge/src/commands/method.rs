@@ -22,7 +22,7 @@ pub(crate) async fn run(
         connect_timeout_in_seconds: Some(args.connect_timeout),
     };
     let service = Service::connect(place)?;
-    let path = format!("{}/methods", twin::path(&args.target));
+    let path = format!("{}/methods", twin::path(&args.target)?);
     let result: MethodResult = service.post(&path, &call).await?;
     terminal.json(&result);
     Ok(())

@@ -1,10 +1,13 @@
 //! `selvedge monitor`: telemetry as it arrives.
 
 use api::telemetry::{BodyEncoding, TelemetryMessage};
+use model::id::DeviceId;
+use serde_json::Value;
 
 use crate::cli::{MonitorArgs, Output, PlaceArgs};
 use crate::client::{Events, Service, segment};
-use crate::failure::Failure;
+use crate::commands::device::device_id;
+use crate::failure::{Failure, FailureKind};
 use crate::terminal::Terminal;
 
 pub(crate) async fn run(
@@ -13,8 +16,14 @@ pub(crate) async fn run(
     terminal: &Terminal,
 ) -> Result<(), Failure> {
     let service = Service::connect(place)?;
-    let device =
-        args.device.as_deref().map(|id| format!("&device={}", segment(id))).unwrap_or_default();
+    let device = match &args.device {
+        Some(typed) => {
+            let id = device_id(typed)?;
+            exists(&service, &id).await?;
+            format!("&device={}", segment(id.as_str()))
+        }
+        None => String::new(),
+    };
     let path = format!("/api/v1/telemetry/stream?from={}{device}", segment(&args.from));
     let mut events = service.events(&path).await?;
     let mut cursor = String::new();
@@ -23,6 +32,17 @@ pub(crate) async fn run(
         terminal.say(&format!("go on after this with --from {cursor}"));
     }
     done
+}
+
+/// Refuses a device that is not there: its telemetry would be awaited for ever.
+async fn exists(service: &Service, device: &DeviceId) -> Result<(), Failure> {
+    let found: Result<Value, Failure> =
+        service.get(&format!("/devices/{}", segment(device.as_str()))).await;
+    match found {
+        // Whoever may read telemetry need not be allowed to read the registry.
+        Err(failure) if failure.kind != FailureKind::NotAllowed => Err(failure),
+        _ => Ok(()),
+    }
 }
 
 /// Prints messages until `left` are printed, the stream ends or the user does; `cursor` is then

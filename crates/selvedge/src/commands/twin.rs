@@ -1,9 +1,11 @@
 //! `selvedge twin`: tags, desired and reported properties.
 
+use model::id::ModuleName;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{PlaceArgs, Target, TwinCommand};
 use crate::client::{Service, segment};
+use crate::commands::device::device_id;
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -15,7 +17,7 @@ pub(crate) async fn run(
     let service = Service::connect(place)?;
     match command {
         TwinCommand::Get { target } => {
-            let twin: Value = service.get(&path(&target)).await?;
+            let twin: Value = service.get(&path(&target)?).await?;
             terminal.json(&twin);
         }
         TwinCommand::Set { target, desired, tags, etag } => {
@@ -33,16 +35,24 @@ pub(crate) async fn run(
                 return Err(Failure::usage("nothing to set: give --desired JSON or --tags JSON"));
             }
             let etag = etag.map_or_else(|| "\"*\"".to_owned(), |etag| format!("\"{etag}\""));
-            let twin: Value = service.patch(&path(&target), &Value::Object(body), &etag).await?;
+            let twin: Value = service.patch(&path(&target)?, &Value::Object(body), &etag).await?;
             terminal.json(&twin);
         }
     }
     Ok(())
 }
 
-pub(crate) fn path(target: &Target) -> String {
-    let module = target.module.as_deref().map(|module| format!("/modules/{}", segment(module)));
-    format!("/twins/{}{}", segment(&target.device), module.unwrap_or_default())
+/// The path of a twin.
+///
+/// # Errors
+/// Usage, if a name cannot be one.
+pub(crate) fn path(target: &Target) -> Result<String, Failure> {
+    let device = device_id(&target.device)?;
+    let path = format!("/twins/{}", segment(device.as_str()));
+    let Some(module) = &target.module else { return Ok(path) };
+    let module: ModuleName =
+        module.parse().map_err(|error| Failure::usage(format!("{module:?}: {error}")))?;
+    Ok(format!("{path}/modules/{}", segment(module.as_str())))
 }
 
 /// The JSON object in `text`.
@@ -50,7 +60,11 @@ fn object(flag: &str, text: &str) -> Result<Value, Failure> {
     match serde_json::from_str(text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(Failure::usage(format!("{flag} must be a JSON object"))),
-        Err(error) => Err(Failure::usage(format!("{flag} is no JSON: {error}"))),
+        Err(error) => {
+            let failure = Failure::usage(format!("{flag} is no JSON: {error}"));
+            Err(failure
+                .with_help(format!("write {flag} '{{\"key\": 1}}', or {flag} \"$(cat FILE)\"")))
+        }
     }
 }
 
@@ -64,8 +78,14 @@ mod tests {
             device: device.to_owned(),
             module: module.map(str::to_owned),
         };
-        assert_eq!(path(&target("d", None)), "/twins/d");
-        assert_eq!(path(&target("d#1", Some("$edgeAgent"))), "/twins/d%231/modules/%24edgeAgent");
+        let check = |device: &str, module, expected: &str| {
+            assert_eq!(path(&target(device, module)).unwrap(), expected);
+        };
+        check("d", None, "/twins/d");
+        check("d#1", Some("$edgeAgent"), "/twins/d%231/modules/%24edgeAgent");
+        let words = path(&target("d/m", None)).unwrap_err().to_string();
+        assert!(words.contains("--module"), "{words}");
+        assert!(path(&target("d", Some("a b"))).is_err());
     }
 
     #[test]
