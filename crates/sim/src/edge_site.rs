@@ -179,6 +179,11 @@ impl EdgeSite {
     /// its disk. Nothing runs afterwards.
     pub async fn power_cut(&mut self) {
         hub_site::aim(&self.strikes, &self.disk, &self.chance).await;
+        self.power_cut_now().await;
+    }
+
+    /// The machine loses power at once.
+    pub async fn power_cut_now(&mut self) {
         self.pipes.silence_all_of(&self.name);
         self.end().await;
         self.engine.power_cut();

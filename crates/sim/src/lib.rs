@@ -21,3 +21,6 @@ pub mod oracle;
 pub mod totals;
 
 pub mod scenario;
+
+#[cfg(test)]
+mod generation;

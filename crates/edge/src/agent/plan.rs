@@ -5,7 +5,8 @@
 //!
 //! - What is no longer desired goes first, then lower `startupOrder` before higher.
 //! - The image of a new version is prepared while the old version runs. Only then is the old
-//!   one removed, so a missing image costs nothing that works.
+//!   one removed, so a missing image costs nothing that works; if the old one ends meanwhile,
+//!   it is started again as it is.
 //! - Preparing runs beside everything else. A module that is to be *created* waits for those
 //!   of lower order that still prepare; a *restart* waits for nobody.
 //! - A command that failed is tried again after 10 s · 2ⁿ, at most 5 min, and at once if the
@@ -213,14 +214,9 @@ impl One<'_> {
     fn replace(&self, plan: &mut Plan, waits: bool) -> Ready {
         let spec = &self.wanted.spec;
         if self.memory.prepared.as_ref() != Some(spec) {
-            if self.memory.preparing.is_some() {
-                return Ready::Preparing;
-            }
-            if !due(plan, Some(self.memory), spec, self.now) {
-                return Ready::Settled;
-            }
-            plan.commands.push(Command::Prepare(self.name.clone()));
-            return Ready::Preparing;
+            let ready = self.prepare(plan);
+            self.keep_old(plan);
+            return ready;
         }
         if waits || !due(plan, Some(self.memory), spec, self.now) {
             return Ready::Settled;
@@ -233,6 +229,41 @@ impl One<'_> {
             plan.commands.push(Command::Start(self.name.clone()));
         }
         Ready::Settled
+    }
+
+    fn prepare(&self, plan: &mut Plan) -> Ready {
+        if self.memory.preparing.is_some() {
+            return Ready::Preparing;
+        }
+        if !due(plan, Some(self.memory), &self.wanted.spec, self.now) {
+            return Ready::Settled;
+        }
+        plan.commands.push(Command::Prepare(self.name.clone()));
+        Ready::Preparing
+    }
+
+    /// What ran before runs on until then, also after an end or a power cut.
+    fn keep_old(&self, plan: &mut Plan) {
+        let Some(old) = self.current.filter(|old| !old.spec.is_empty()) else { return };
+        let history = self.memory.history;
+        let exit = match old.state {
+            State::Ended(exit) => exit,
+            // It cannot be made again from what is desired now, so it is tried as it is.
+            State::Dead => Exit { failed: true, at: history.last_restart },
+            State::Created | State::Running(_) | State::Unknown => return,
+        };
+        if self.wanted.status == DesiredStatus::Running {
+            match restart::judge(self.wanted.restart, exit, history, self.now.wall) {
+                Verdict::Leave | Verdict::GiveUp => {}
+                Verdict::Restart => plan.commands.push(Command::Restart(self.name.clone())),
+                Verdict::Wait(until) => self.wait(plan, until),
+            }
+        }
+    }
+
+    fn wait(&self, plan: &mut Plan, until: WallTime) {
+        // One millisecond more: the rule says "longer than".
+        soonest(plan, until.since(self.now.wall) + Duration::from_millis(1));
     }
 
     /// It is made from the right specification.
@@ -272,10 +303,7 @@ impl One<'_> {
             Verdict::Wait(_) if planted::is("backoff_forgotten") => {
                 self.push(plan, &[Command::Restart(self.name.clone())]);
             }
-            Verdict::Wait(until) => {
-                // One millisecond more: the rule says "longer than".
-                soonest(plan, until.since(self.now.wall) + Duration::from_millis(1));
-            }
+            Verdict::Wait(until) => self.wait(plan, until),
         }
     }
 

@@ -85,7 +85,9 @@ impl FileKeyStore {
         device: &DeviceId,
         world: &World,
     ) -> Result<Self, OpenKeysError> {
-        fs::create_dir_all(folder).map_err(file("make", folder))?;
+        fs::create_dir_all(folder)
+            .and_then(|()| sync(folder.parent().unwrap_or(folder)))
+            .map_err(file("make", folder))?;
         let authority = match ca {
             EdgeCa::Given { cert, key } => authority(cert, key)?,
             EdgeCa::Made { days } => made(folder, *days, device, world)?,
@@ -143,8 +145,10 @@ fn made(
             return Ok(kept);
         }
         warn!(expires = %kept.life().until, "the device CA is made afresh; modules start again");
-        // Never a new key beside an old certificate.
-        fs::remove_file(&certificate).map_err(file("remove", &certificate))?;
+        // Never a new key beside an old certificate, also not when the power fails.
+        fs::remove_file(&certificate)
+            .and_then(|()| sync(folder))
+            .map_err(file("remove", &certificate))?;
     }
     let life = Duration::from_hours(24 * u64::from(days));
     let name = format!("selvedge edge CA {device}");
@@ -189,9 +193,12 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), OpenKeysError> {
     let mut open = open.map_err(file("make", &fresh))?;
     open.write_all(bytes).and_then(|()| open.sync_all()).map_err(file("write", &fresh))?;
     let folder = path.parent().unwrap_or(path);
-    fs::rename(&fresh, path)
-        .and_then(|()| fs::File::open(folder)?.sync_all())
-        .map_err(file("name", path))
+    fs::rename(&fresh, path).and_then(|()| sync(folder)).map_err(file("name", path))
+}
+
+/// Makes the names in `folder` safe.
+fn sync(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
 }
 
 /// What went wrong with the file `path`.

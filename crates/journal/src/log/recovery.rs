@@ -128,7 +128,7 @@ pub(super) fn scan(file: &dyn DiskFile, known: Known) -> io::Result<Scan> {
     }
     if known.next.is_none() && !scan.closed {
         let rest = bytes.get(at..).unwrap_or_default();
-        scan.ignored = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        scan.ignored = last_written(rest).map_or(0, |last| last as u64 + 1);
     }
     Ok(scan)
 }
@@ -188,11 +188,21 @@ fn take(bytes: &[u8], at: usize, known: Known, scan: &mut Scan) -> Option<usize>
     Some(at + usize::try_from(frame.length).ok()?)
 }
 
+/// Where the last byte is that is not zero. What was preallocated is megabytes of zeros.
+fn last_written(bytes: &[u8]) -> Option<usize> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let is_written = |block: &[u8]| ZEROS.get(..block.len()) != Some(block);
+    let block = bytes.chunks(ZEROS.len()).rposition(is_written)?;
+    let start = block * ZEROS.len();
+    let last = bytes.get(start..)?.iter().take(ZEROS.len()).rposition(|byte| *byte != 0)?;
+    Some(start + last)
+}
+
 /// The first frame behind the bad place at `at`, if the bad place was synced once: if the segment
 /// is known to be whole up to there, or a frame of a later commit follows. Frames of the same
 /// commit alone prove nothing: power may have failed in the middle of that write.
 fn resume<'a>(bytes: &'a [u8], at: usize, known: Known, scan: &Scan) -> Option<(usize, Frame<'a>)> {
-    let last = bytes.iter().rposition(|byte| *byte != 0)?;
+    let last = last_written(bytes)?;
     let mut first = None;
     let mut candidate = at + 1;
     while candidate <= last {

@@ -121,6 +121,20 @@ fn what_is_as_desired_is_left_alone() {
 }
 
 #[test]
+fn until_the_image_of_a_new_version_is_there_the_old_one_is_started_again() {
+    check("a:2", "a:1=bad20", "", &["prepare a", "restart a"]);
+    check("a:2", "a:1=bad20", "a~2", &["restart a"]);
+    check("a:2", "a:1=bad20", "a!2", &["restart a"]);
+    check("a:2", "a:1=dead", "a!2", &["restart a"]);
+    check("a:2", "a:1=bad20", "a+2", &["remove a", "create a", "start a"]);
+    check("a:2/never", "a:1=bad20", "a!2", &[]);
+    check("a:2=stopped", "a:1=bad20", "a!2", &[]);
+    check("a:2", "a:1=up", "a!2", &[]);
+    let wake = check("a:2", "a:1=bad1", "a~2", &[]);
+    assert!(wake.is_some_and(|wake| wake > Duration::from_secs(5)));
+}
+
+#[test]
 fn a_module_that_is_just_ending_is_neither_made_again_nor_forgotten() {
     for memory in ["", "a+1", "a+1?"] {
         let wake = check("a:1", "a:1=unknown", memory, &[]);

@@ -322,17 +322,30 @@ fn apply_naming(names: &mut BTreeMap<String, u64>, naming: &Naming) {
 
 fn apply(content: &mut Vec<u8>, change: &Change) {
     match change {
-        Change::Length(length) => content.resize(usize::try_from(*length).unwrap_or(0), 0),
+        Change::Length(length) => resize(content, usize::try_from(*length).unwrap_or(0)),
         Change::Write { offset, bytes } => {
             let from = usize::try_from(*offset).unwrap_or(0);
             let to = from + bytes.len();
             if content.len() < to {
-                content.resize(to, 0);
+                resize(content, to);
             }
             if let Some(place) = content.get_mut(from..to) {
                 place.copy_from_slice(bytes);
             }
         }
+    }
+}
+
+/// Segments grow by megabytes, and without optimisation `Vec::resize` writes byte by byte.
+fn resize(content: &mut Vec<u8>, len: usize) {
+    if len > content.capacity() {
+        let mut grown = vec![0; len];
+        if let Some(start) = grown.get_mut(..content.len()) {
+            start.copy_from_slice(content);
+        }
+        *content = grown;
+    } else {
+        content.resize(len, 0);
     }
 }
 
