@@ -249,12 +249,16 @@ impl One<'_> {
         let exit = match old.state {
             State::Ended(exit) => exit,
             // It cannot be made again from what is desired now, so it is tried as it is.
-            State::Dead => Exit { failed: true, at: history.last_restart },
+            State::Dead => Exit { failed: true, at: history.last_restart, is_earlier: false },
             State::Created | State::Running(_) | State::Unknown => return,
         };
         if self.wanted.status == DesiredStatus::Running {
             match restart::judge(self.wanted.restart, exit, history, self.now.wall) {
                 Verdict::Leave | Verdict::GiveUp => {}
+                Verdict::Restart if exit.is_earlier => {
+                    self.push(plan, &[Command::Start(self.name.clone())]);
+                }
+                // That the new version fails is no reason to wait.
                 Verdict::Restart => plan.commands.push(Command::Restart(self.name.clone())),
                 Verdict::Wait(until) => self.wait(plan, until),
             }

@@ -127,6 +127,7 @@ fn until_the_image_of_a_new_version_is_there_the_old_one_is_started_again() {
     check("a:2", "a:1=bad20", "a!2", &["restart a"]);
     check("a:2", "a:1=dead", "a!2", &["restart a"]);
     check("a:2", "a:1=bad20", "a+2", &["remove a", "create a", "start a"]);
+    check("a:2", "a:1=bad1-before-us", "", &["prepare a", "start a"]);
     check("a:2/never", "a:1=bad20", "a!2", &[]);
     check("a:2=stopped", "a:1=bad20", "a!2", &[]);
     check("a:2", "a:1=up", "a!2", &[]);
