@@ -298,6 +298,7 @@ impl Live {
         };
         let stream =
             Arc::new(Stream { id, owner, notify: Notify::new(), inner: Mutex::new(inner) });
+        self.make_room(owner);
         let mut registry = self.lock();
         if registry.stopped {
             return Err(NoStream::Stopping);
@@ -315,6 +316,22 @@ impl Live {
             core.world.spawn(sweep_all(Arc::clone(core)));
         }
         Ok(stream)
+    }
+
+    /// A session at its limit gives up the stream that was left longest ago: a page that is loaded
+    /// again and again leaves streams behind that nobody comes back to.
+    fn make_room(&self, owner: Owner) {
+        let all = self.lock();
+        let own = all.streams.values().filter(|stream| stream.owner == owner);
+        let own: Vec<_> = own.cloned().collect();
+        drop(all);
+        if own.len() < SESSION_STREAMS_MAX || !matches!(owner, Owner::Session(_)) {
+            return;
+        }
+        let left = own.iter().filter_map(|stream| Some((stream.lock().left?, stream)));
+        if let Some((_, oldest)) = left.min_by_key(|(left, _)| *left) {
+            self.close(oldest, Bye::Left);
+        }
     }
 
     /// The stream `id` of `owner`.
