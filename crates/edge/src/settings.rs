@@ -3,6 +3,8 @@
 //! Sections and names are those of Azure IoT Edge where it has them; what it has no name for
 //! lies under `[selvedge]`. A key nobody reads is an error that names its line.
 
+mod foreign;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,9 +13,11 @@ use engine::network::{InvalidSubnet, Subnet};
 use model::secret::Secret;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use crate::provisioning::{DeviceKey, Provisioning};
+use foreign::{AgentFile, AziotKeysFile, MobyFile};
 
 /// Largest `config.toml`, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
@@ -42,6 +46,8 @@ pub struct Settings {
     pub agent: AgentSettings,
     /// The `[selvedge]` section.
     pub own: OwnSettings,
+    /// What Azure IoT Edge reads and this device does not need, and why; for the log.
+    pub notices: Vec<String>,
 }
 
 /// Where the device CA comes from.
@@ -78,6 +84,8 @@ pub struct AgentSettings {
     pub env: Vec<(Box<str>, Box<str>)>,
 }
 
+/// How Azure's units name a socket that systemd opens.
+const SYSTEMD: &str = "fd://";
 /// Names that `[agent.env]` may hold.
 pub const AGENT_VARIABLES: &[&str] = &["RuntimeLogLevel", "UpstreamProtocol"];
 
@@ -196,6 +204,24 @@ struct File {
     agent: AgentFile,
     #[serde(default)]
     selvedge: OwnFile,
+    // What only Azure IoT Edge needs; see `foreign`.
+    parent_hostname: Option<IgnoredAny>,
+    allow_elevated_docker_permissions: Option<bool>,
+    auto_reprovisioning_mode: Option<IgnoredAny>,
+    cloud_timeout_sec: Option<IgnoredAny>,
+    cloud_retries: Option<IgnoredAny>,
+    prefer_module_identity_cache: Option<IgnoredAny>,
+    additional_info: Option<IgnoredAny>,
+    iotedge_max_requests: Option<IgnoredAny>,
+    aziot_max_requests: Option<IgnoredAny>,
+    watchdog: Option<IgnoredAny>,
+    image_garbage_collection: Option<IgnoredAny>,
+    preloaded_keys: Option<IgnoredAny>,
+    preloaded_certs: Option<IgnoredAny>,
+    tpm: Option<IgnoredAny>,
+    cert_issuance: Option<IgnoredAny>,
+    aziot_keys: Option<AziotKeysFile>,
+    moby_runtime: Option<MobyFile>,
 }
 
 #[derive(Deserialize)]
@@ -206,6 +232,11 @@ struct ProvisioningFile {
     iothub_hostname: Option<String>,
     device_id: Option<String>,
     authentication: Option<AuthenticationFile>,
+    // Of source "dps".
+    global_endpoint: Option<IgnoredAny>,
+    id_scope: Option<IgnoredAny>,
+    payload: Option<IgnoredAny>,
+    attestation: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +244,9 @@ struct ProvisioningFile {
 struct AuthenticationFile {
     method: String,
     device_id_pk: Option<KeyFile>,
+    // Of method "x509".
+    identity_cert: Option<IgnoredAny>,
+    identity_pk: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -228,6 +262,19 @@ struct EdgeCaFile {
     cert: Option<String>,
     pk: Option<String>,
     auto_generated_edge_ca_expiry_days: Option<u16>,
+    auto_renew: Option<IgnoredAny>,
+    // Of the methods "est" and "local_ca".
+    method: Option<String>,
+    common_name: Option<IgnoredAny>,
+    subject: Option<IgnoredAny>,
+    expiry_days: Option<IgnoredAny>,
+    url: Option<IgnoredAny>,
+    username: Option<IgnoredAny>,
+    password: Option<IgnoredAny>,
+    identity_cert: Option<IgnoredAny>,
+    identity_pk: Option<IgnoredAny>,
+    bootstrap_identity_cert: Option<IgnoredAny>,
+    bootstrap_identity_pk: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -235,13 +282,6 @@ struct EdgeCaFile {
 struct AddressesFile {
     workload_uri: Option<String>,
     management_uri: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AgentFile {
-    #[serde(default)]
-    env: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -269,6 +309,7 @@ impl File {
             let words = format!("{hostname:?} is not a host name");
             return Err(InvalidSettings::Section { section: "hostname", words });
         }
+        let notices = self.notices()?;
         let data = self.selvedge.data.clone().unwrap_or_else(|| "/var/lib/selvedge".into());
         let run = data.join("run");
         let default =
@@ -286,6 +327,7 @@ impl File {
             listen,
             agent: self.agent.checked()?,
             own: self.selvedge.checked(data)?,
+            notices,
         })
     }
 }
@@ -300,6 +342,15 @@ impl ProvisioningFile {
                 return Err(wrong(words.to_owned()));
             }
             other => return Err(wrong(format!("source {other:?} is unknown; known is manual"))),
+        }
+        let of_dps = [
+            ("global_endpoint", &self.global_endpoint),
+            ("id_scope", &self.id_scope),
+            ("payload", &self.payload),
+            ("attestation", &self.attestation),
+        ];
+        if let Some((name, _)) = of_dps.iter().find(|(_, value)| value.is_some()) {
+            return Err(wrong(format!("{name} belongs to source \"dps\", not to \"manual\"")));
         }
         match (self.connection_string, self.iothub_hostname, self.device_id, self.authentication) {
             (Some(text), None, None, None) => Provisioning::from_connection_string(&text)
@@ -328,6 +379,9 @@ impl AuthenticationFile {
                 return Err(wrong("method \"x509\" is not served by this version; known is sas"));
             }
             other => return Err(wrong(&format!("method {other:?} is unknown; known is sas"))),
+        }
+        if self.identity_cert.is_some() || self.identity_pk.is_some() {
+            return Err(wrong("identity_cert and identity_pk belong to method \"x509\""));
         }
         let key = self.device_id_pk.ok_or_else(|| wrong("device_id_pk is missing"))?;
         match (key.value, key.uri) {
@@ -362,6 +416,15 @@ impl EdgeCaFile {
         let wrong = |words: &str| {
             Err(InvalidSettings::Section { section: "edge_ca", words: words.to_owned() })
         };
+        if let Some(method) = &self.method {
+            return wrong(&format!(
+                "method {method:?} is not served by this version; known are cert with pk, and \
+                 auto_generated_edge_ca_expiry_days"
+            ));
+        }
+        if let Some(name) = self.of_a_method() {
+            return wrong(&format!("{name} belongs to a method, and none is named"));
+        }
         match (self.cert, self.pk, self.auto_generated_edge_ca_expiry_days) {
             (Some(cert), Some(key), None) => Ok(EdgeCa::Given {
                 cert: file_named("edge_ca", &cert)?,
@@ -383,6 +446,8 @@ impl AddressesFile {
     ) -> Result<Addresses, InvalidSettings> {
         let path = |text: Option<String>, default: &PathBuf| match text {
             None => Ok(default.clone()),
+            // Of systemd, which hands nothing over here; told as a notice.
+            Some(text) if text.starts_with(SYSTEMD) => Ok(default.clone()),
             Some(text) => match text.strip_prefix("unix://") {
                 Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
                 _ => Err(InvalidSettings::Section {
@@ -395,18 +460,6 @@ impl AddressesFile {
             workload: path(self.workload_uri, &default.workload)?,
             management: path(self.management_uri, &default.management)?,
         })
-    }
-}
-
-impl AgentFile {
-    fn checked(self) -> Result<AgentSettings, InvalidSettings> {
-        if let Some(name) = self.env.keys().find(|name| !AGENT_VARIABLES.contains(&name.as_str())) {
-            let known = AGENT_VARIABLES.join(", ");
-            let words = format!("env.{name} is unknown; known are {known}");
-            return Err(InvalidSettings::Section { section: "agent", words });
-        }
-        let env = self.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Ok(AgentSettings { env })
     }
 }
 

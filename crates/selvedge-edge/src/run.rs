@@ -27,7 +27,7 @@ use net::network::{Address, Network, SystemNetwork};
 use net::tls::{self, ServerCertificate};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::helper::Helper;
 use crate::sockets::{Doors, serve, set_mode};
@@ -96,6 +96,9 @@ async fn serve_device(
     world: World,
     launcher: Option<u32>,
 ) -> Result<()> {
+    for notice in &settings.notices {
+        warn!(notice, "config.toml");
+    }
     // Before anybody is told that this process is there.
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let data = settings.own.data.clone();

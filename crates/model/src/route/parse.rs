@@ -48,7 +48,14 @@ fn source(text: &str) -> Result<(SourcePattern, usize), QueryError> {
         let hint = "expected a source that starts with `/`, like /messages/*";
         return Err(QueryError::new(at, hint));
     }
-    Ok((SourcePattern(path.trim_end_matches(['*', '/']).into()), at + path.len()))
+    let pattern = path.trim_end_matches(['*', '/']);
+    if let Some(star) = pattern.find('*') {
+        // Taken for a name it would never match anything: no module is called so.
+        let hint = "`*` stands at the end of a source only; name the module, or take the \
+                    messages of all modules by /messages/modules/* and choose in WHERE";
+        return Err(QueryError::new(at + star, hint));
+    }
+    Ok((SourcePattern(pattern.into()), at + path.len()))
 }
 
 /// The next run of characters that are not white space, and where it starts.

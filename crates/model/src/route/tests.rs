@@ -70,6 +70,9 @@ fn faults_of_routes_are_told_with_their_position() {
     check("FROM", 4, "starts with `/`");
     check("FROM messages INTO $upstream", 5, "starts with `/`");
     check("FROM /*", 7, "expected INTO, found the end");
+    check("FROM /messages/modules/*/outputs/x INTO $upstream", 23, "`*` stands at the end");
+    check("FROM /messages/modules/m*/outputs/* INTO $upstream", 24, "`*` stands at the end");
+    check("SELECT * FROM /*/modules INTO $upstream", 15, "`*` stands at the end");
     check("FROM /* WHERE a == 1 INTO $upstream", 16, "write `=`");
     check("FROM /* WHERE 5 INTO $upstream", 14, "true or false");
     check("FROM /* INTO", 12, "expected $upstream or Brokered");
