@@ -82,8 +82,8 @@ pub(crate) struct Access {
 pub(crate) struct Proven {
     /// When it stops holding.
     pub(crate) valid_until: Option<WallTime>,
-    /// Azure's text for `connectionAuthMethod`.
-    pub(crate) method: &'static str,
+    /// How it was proven.
+    pub(crate) method: Method,
 }
 
 // The texts stand in stored messages by their places in `telemetry::METHODS`.
@@ -92,6 +92,31 @@ pub(crate) const BY_MODULE_KEY: &str = r#"{"scope":"module","type":"sas","issuer
 pub(crate) const BY_THUMBPRINT: &str =
     r#"{"scope":"device","type":"x509Certificate","issuer":"external"}"#;
 pub(crate) const BY_POLICY: &str = r#"{"scope":"hub","type":"sas","issuer":"iothub"}"#;
+
+/// How a claim was proven; one byte in every open session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// A token by a key of the device.
+    DeviceKey,
+    /// A token by a key of the module.
+    ModuleKey,
+    /// A certificate that the registry knows.
+    Thumbprint,
+    /// A token by a key of a policy.
+    Policy,
+}
+
+impl Method {
+    /// Azure's text for `connectionAuthMethod`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::DeviceKey => BY_DEVICE_KEY,
+            Self::ModuleKey => BY_MODULE_KEY,
+            Self::Thumbprint => BY_THUMBPRINT,
+            Self::Policy => BY_POLICY,
+        }
+    }
+}
 
 impl Access {
     /// The identity that `claim` speaks of, if this hub takes such claims.
@@ -141,13 +166,13 @@ impl Access {
         }
         let method = if let Some(policy) = token.policy() {
             self.prove_policy(token, policy, Rights::DEVICE)?;
-            BY_POLICY
+            Method::Policy
         } else {
             let Auth::Sas { primary, secondary } = &entry.auth else { return Err(refused()) };
             if !(signed_by(token, primary) | signed_by(token, secondary)) {
                 return Err(refused());
             }
-            if identity.is_module() { BY_MODULE_KEY } else { BY_DEVICE_KEY }
+            if identity.is_module() { Method::ModuleKey } else { Method::DeviceKey }
         };
         Ok(Proven { valid_until: Some(token.expiry()), method })
     }
@@ -219,7 +244,7 @@ fn prove_leaf(
     if !fits || !begun || leaf.not_after <= now || !entry.enabled || !device.enabled {
         return Err(refused());
     }
-    Ok(Proven { valid_until: Some(leaf.not_after), method: BY_THUMBPRINT })
+    Ok(Proven { valid_until: Some(leaf.not_after), method: Method::Thumbprint })
 }
 
 /// Reads a token.

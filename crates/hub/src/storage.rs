@@ -10,6 +10,7 @@ pub(crate) mod inbox;
 pub(crate) mod reader;
 pub(crate) mod rows;
 pub(crate) mod schema;
+pub(crate) mod trust;
 pub(crate) mod twins;
 pub(crate) mod words;
 pub(crate) mod writer;

@@ -26,6 +26,10 @@ pub struct Logged {
     pub sender: String,
     /// The number.
     pub number: u64,
+    /// Which of the sender's connections it came over, if it says so.
+    pub life: Option<u64>,
+    /// When the hub took it.
+    pub enqueued: WallTime,
 }
 
 impl Service {
@@ -76,6 +80,17 @@ impl Service {
     /// If the hub refuses.
     pub async fn twin(&self, device: &str, module: &str) -> Result<Value> {
         self.ask(Method::GET, &format!("/twins/{device}/modules/{module}"), None).await
+    }
+
+    /// Calls `method` of `device`; gives status and payload.
+    ///
+    /// # Errors
+    /// If the device is not there, does not answer in time, or the hub refuses.
+    pub async fn invoke(&self, device: &str, method: &str, payload: Value) -> Result<Value> {
+        let body = json!({
+            "methodName": method, "payload": payload, "responseTimeoutInSeconds": 5,
+        });
+        self.ask(Method::POST, &format!("/twins/{device}/methods"), Some(body)).await
     }
 
     /// All telemetry, per partition in order.
@@ -135,5 +150,12 @@ fn logged(message: &Value) -> Result<Logged> {
     let device = text("deviceId").context("deviceId")?;
     let sender =
         text("moduleId").map_or_else(|| device.to_owned(), |module| format!("{device}/{module}"));
-    Ok(Logged { sender, number: text("body").context("body")?.parse()? })
+    let life = message.pointer("/properties/life").and_then(Value::as_str);
+    let enqueued = text("enqueuedTime").and_then(WallTime::parse_rfc3339);
+    Ok(Logged {
+        sender,
+        number: text("body").context("body")?.parse()?,
+        life: life.map(str::parse).transpose()?,
+        enqueued: enqueued.context("enqueuedTime")?,
+    })
 }

@@ -27,6 +27,8 @@ pub struct Record {
     pub acknowledged: u64,
     /// Connections that were accepted.
     pub connections: u64,
+    /// Connections that were tried.
+    pub lives: u64,
     /// Something that must not happen.
     pub wrong: Option<String>,
 }
@@ -69,6 +71,11 @@ impl Device {
     }
 
     async fn talk(&self, network: &HostNetwork, hub: &Address, chance: &Chance) -> io::Result<()> {
+        let life = {
+            let mut record = lock(&self.record);
+            record.lives += 1;
+            record.lives
+        };
         let mut stream = network.dial(hub).await?.stream;
         let user = format!("hub.test/{}/?api-version=2021-04-12", self.id);
         let mut output = BytesMut::new();
@@ -83,7 +90,7 @@ impl Device {
         packet::encode(&connect, &mut output);
         stream.write_all_buf(&mut output).await?;
         let (input, sent) = (BytesMut::new(), VecDeque::new());
-        let mut talk = Talk { device: self, stream, input, sent, id: 0, open: false };
+        let mut talk = Talk { device: self, stream, input, sent, id: 0, life, open: false };
         while !talk.open {
             talk.read().await?;
         }
@@ -97,6 +104,7 @@ struct Talk<'a> {
     input: BytesMut,
     sent: VecDeque<(PacketId, u64)>,
     id: u16,
+    life: u64,
     open: bool,
 }
 
@@ -116,7 +124,7 @@ impl Talk<'_> {
 
     async fn publish(&mut self, burst: u64) -> io::Result<()> {
         let mut output = BytesMut::new();
-        let topic = format!("devices/{}/messages/events/", self.device.id);
+        let topic = format!("devices/{}/messages/events/life={}", self.device.id, self.life);
         let first = self.device.acknowledged() + 1;
         for number in first..(first + burst).min(self.device.count + 1) {
             self.id = self.id.checked_add(1).unwrap_or(1);

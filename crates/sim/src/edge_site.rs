@@ -116,7 +116,8 @@ impl EdgeSite {
         for _ in 0..STARTS_MAX {
             self.strikes.heal();
             self.lives += 1;
-            let host = Host::on(self.clock.clone(), self.chance.fork("host"));
+            let (clock, chance) = (self.clock.clone(), self.chance.fork("host"));
+            let host = Host::with_workers(clock, chance, hub_site::DISK_SLOW);
             let starting = tokio::time::timeout(START_MAX, self.live(&host));
             match starting.await.context("the runtime did not start in time").flatten() {
                 Ok(life) => {

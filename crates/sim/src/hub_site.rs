@@ -16,6 +16,7 @@ use testkit::world::{Host, VirtualClock};
 
 use crate::cloud::Service;
 use crate::pipes::Pipes;
+use crate::skewed::Skewed;
 use crate::strikes::Strikes;
 
 /// The name of the host.
@@ -24,6 +25,8 @@ pub const HUB: &str = "hub";
 pub const PARTITIONS: u16 = 4;
 /// How long tokens of a scenario hold.
 pub const TOKEN_LIFE: Duration = Duration::from_hours(1000);
+/// Longest time that a commit of telemetry takes.
+pub const DISK_SLOW: Duration = Duration::from_millis(4);
 /// Starts that a failing disk may cost.
 const STARTS_MAX: u32 = 20;
 
@@ -56,7 +59,8 @@ pub struct HubSite {
     pub disk: SimulatedDisk,
     /// Faults at the commits of its tables.
     pub strikes: Arc<Strikes>,
-    clock: VirtualClock,
+    /// The machine's clock.
+    pub clock: Skewed,
     pipes: Pipes,
     chance: Chance,
     life: Option<Life>,
@@ -77,7 +81,7 @@ impl HubSite {
     /// If no folder can be made.
     pub fn new(clock: VirtualClock, pipes: Pipes, chance: Chance) -> Result<Self> {
         let disk = SimulatedDisk::new(chance.next());
-        let strikes = Arc::default();
+        let (strikes, clock) = (Arc::default(), Skewed::new(clock));
         Ok(Self { folder: folder()?, disk, strikes, clock, pipes, chance, life: None })
     }
 
@@ -89,7 +93,8 @@ impl HubSite {
         let mut last = Ok(());
         for _ in 0..STARTS_MAX {
             self.strikes.heal();
-            let host = Host::on(self.clock.clone(), self.chance.fork("host"));
+            let (clock, chance) = (self.clock.clock(), self.chance.fork("host"));
+            let host = Host::with_workers(clock, chance, DISK_SLOW);
             match self.live(&host).await {
                 Ok(life) => {
                     self.life = Some(life);

@@ -7,10 +7,12 @@
 //! the same transcript. Start reading at [`scenario`].
 
 pub mod pipes;
+pub mod skewed;
 pub mod strikes;
 
 pub mod cloud;
 pub mod device;
+pub mod listener;
 pub mod program;
 
 pub mod edge_site;

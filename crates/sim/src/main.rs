@@ -58,6 +58,7 @@ const MINIMA: Totals = Totals {
     engine_failures: 200,
     module_exits: 0,
     clock_jumps: 50,
+    calls: 0,
     deployments: 0,
     acknowledged: 500_000,
     duplicates: 0,

@@ -37,6 +37,11 @@ pub async fn settled(
     let hub = service.twin(&site.name, "$edgeHub").await?;
     was_seen(&hub, 200).context("$edgeHub")?;
     for module in [SOURCE, SINK] {
+        let name = format!("/properties/reported/clients/{}~1{module}/status", site.name);
+        let status = hub.pointer(&name).and_then(Value::as_str);
+        ensure!(status == Some("Connected"), "{module} is reported {status:?} at the router");
+    }
+    for module in [SOURCE, SINK] {
         let twin = service.twin(&site.name, module).await?;
         let seen = number(&twin, "/properties/reported/seen");
         ensure!(seen == Some(expected.value), "{module} saw {seen:?}, not {}", expected.value);
@@ -151,9 +156,47 @@ pub fn numbers_of<'a>(log: &'a [Logged], sender: &'a str) -> impl Iterator<Item 
     log.iter().filter(move |logged| logged.sender == sender).map(|logged| logged.number)
 }
 
+/// Once a newer connection of a sender is open, nothing comes over an older one.
+///
+/// # Errors
+/// What came late.
+pub fn lives_in_order(log: &[Logged], sender: &str) -> Result<()> {
+    let mut newest = 0;
+    for logged in log.iter().filter(|logged| logged.sender == sender) {
+        let life = logged.life.with_context(|| format!("{sender}: a message of no connection"))?;
+        let number = logged.number;
+        ensure!(
+            life >= newest,
+            "{sender}: {number} of connection {life} was taken after connection {newest} was open"
+        );
+        newest = life;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_older_connection_brings_late_is_noticed() {
+        let check = |lives: &[u64], expected: bool| {
+            let log: Vec<_> = lives
+                .iter()
+                .map(|&life| Logged {
+                    sender: "s".into(),
+                    number: 1,
+                    life: Some(life),
+                    enqueued: model::time::WallTime(0),
+                })
+                .collect();
+            assert_eq!(lives_in_order(&log, "s").is_ok(), expected, "{lives:?}");
+            assert!(lives_in_order(&log, "other").is_ok());
+        };
+        check(&[], true);
+        check(&[1, 1, 3, 3], true);
+        check(&[1, 2, 1], false);
+    }
 
     #[test]
     fn the_log_of_a_sender_is_complete_in_order_and_has_few_copies() {

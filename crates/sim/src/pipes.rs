@@ -12,7 +12,7 @@ use model::world::Boxed;
 use net::network::{Address, Connected, Incoming, Network, Peer};
 use testkit::chance::Chance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 /// Connections that wait to be accepted, per listener.
@@ -25,6 +25,10 @@ const PIECE_BYTES: usize = 8 * 1024;
 const DELAY_MAX: Duration = Duration::from_millis(20);
 /// A connection that is doomed breaks within so many pieces.
 const DOOM_PIECES: u64 = 4;
+/// How late the last words of a dialler arrive that went elsewhere.
+const LATE_MAX: Duration = Duration::from_secs(8);
+/// How long the other end keeps a connection whose dialler went elsewhere.
+const LEFT_OPEN: Duration = Duration::from_mins(2);
 
 /// The network of one simulation. Clones are the same network.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ struct Link {
     silent: AtomicBool,
     /// Breaks after so many pieces; 0 is never.
     doom: AtomicU64,
+    /// Whether the dialler went elsewhere.
+    left: watch::Sender<bool>,
     cuts: Arc<AtomicU64>,
 }
 
@@ -109,6 +115,16 @@ impl Pipes {
         let Some(link) = self.pick() else { return false };
         link.silent.store(true, Ordering::Relaxed);
         self.lock().silences += 1;
+        true
+    }
+
+    /// The dialler of one open connection went elsewhere, as a device that changes its network:
+    /// for it the connection is over at once, the other end knows nothing, and what was on its
+    /// way arrives late. Whether there was one.
+    pub fn roam_one(&self) -> bool {
+        let Some(link) = self.pick() else { return false };
+        link.cuts.fetch_add(1, Ordering::Relaxed);
+        link.left.send_replace(true);
         true
     }
 
@@ -172,13 +188,15 @@ impl Pipes {
             relays: OnceLock::new(),
             silent: AtomicBool::new(false),
             doom: AtomicU64::new(0),
+            left: watch::Sender::new(false),
             cuts: Arc::clone(&shared.cuts),
         });
         let (near_read, near_write) = tokio::io::split(near_relay);
         let (far_read, far_write) = tokio::io::split(far_relay);
-        let relays = [(near_read, far_write), (far_read, near_write)].map(|(from, to)| {
+        let ways = [(Way::There, near_read, far_write), (Way::Back, far_read, near_write)];
+        let relays = ways.map(|(way, from, to)| {
             let chance = self.chance.fork("relay");
-            tokio::spawn(relay(from, to, Arc::clone(&link), chance)).abort_handle()
+            tokio::spawn(relay(way, (from, to), Arc::clone(&link), chance)).abort_handle()
         });
         link.relays.get_or_init(|| relays);
         if shared.links.len() == shared.links.capacity() {
@@ -192,22 +210,42 @@ impl Pipes {
 impl Link {
     /// Whether nothing is wrong with it yet.
     fn is_whole(&self) -> bool {
-        !self.silent.load(Ordering::Relaxed) && self.doom.load(Ordering::Relaxed) == 0
+        let fits = !self.silent.load(Ordering::Relaxed) && self.doom.load(Ordering::Relaxed) == 0;
+        fits && !*self.left.borrow()
     }
 }
 
+/// A direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From the dialler.
+    There,
+    /// To the dialler.
+    Back,
+}
+
 async fn relay(
-    mut from: ReadHalf<DuplexStream>,
-    mut to: WriteHalf<DuplexStream>,
+    way: Way,
+    (mut from, mut to): (ReadHalf<DuplexStream>, WriteHalf<DuplexStream>),
     link: Arc<Link>,
     chance: Chance,
 ) {
     let mut piece = vec![0; PIECE_BYTES];
+    let mut left = link.left.subscribe();
+    let mut is_late = false;
     loop {
         let most = 1 + usize::try_from(chance.below(PIECE_BYTES as u64)).unwrap_or(0);
         let room = piece.get_mut(..most).unwrap_or_default();
-        let Ok(count @ 1..) = from.read(room).await else { break };
-        tokio::time::sleep(chance.span(DELAY_MAX)).await;
+        let read = tokio::select! {
+            biased;
+            Ok(_) = left.wait_for(|left| *left), if way == Way::Back => break,
+            read = from.read(room) => read,
+        };
+        let Ok(count @ 1..) = read else { break };
+        let has_left = *link.left.borrow();
+        let late = if has_left && !is_late { LATE_MAX } else { DELAY_MAX };
+        is_late |= has_left;
+        tokio::time::sleep(chance.span(late)).await;
         if link.silent.load(Ordering::Relaxed) {
             continue;
         }
@@ -215,6 +253,10 @@ async fn relay(
         if link.strike() || to.write_all(bytes).await.is_err() {
             break;
         }
+    }
+    if way == Way::There && *link.left.borrow() {
+        // The other end hears of it when its system gives up.
+        tokio::time::sleep(LEFT_OPEN).await;
     }
     // Of a silent connection the other end hears nothing, its end included.
     if !link.silent.load(Ordering::Relaxed) {

@@ -3,6 +3,7 @@
 //! the end every device must be as it is desired and say so.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +13,7 @@ use journal::disk::simulated::{DiskFault, SimulatedDisk};
 use model::commit::{CommitFault, CommitStage};
 use model::time::Tick;
 use model::world::Clock;
+use net::client::{MqttClient, Target};
 use testkit::chance::Chance;
 use testkit::engine::{EngineCall, EngineFault};
 use testkit::world::{Host, VirtualClock};
@@ -20,10 +22,12 @@ use crate::cloud::{Edge, Logged};
 use crate::device::{Device, IN_FLIGHT, Shared, lock};
 use crate::edge_site::EdgeSite;
 use crate::hub_site::{self, HubSite, PARTITIONS, TOKEN_LIFE};
+use crate::listener::{Caller, Heard, Listener};
 use crate::operator::Operator;
 use crate::oracle::{self, Sender};
 use crate::pipes::Pipes;
 use crate::program::{EXTRA, SINK, SOURCE};
+use crate::skewed::jump_ms;
 pub use crate::totals::Totals;
 
 /// Longest simulated time that a scenario may take.
@@ -39,8 +43,10 @@ const FAULT_PAUSE_MAX: Duration = Duration::from_millis(1500);
 const DOWN_MAX: Duration = Duration::from_secs(4);
 /// How long a clock is wrong.
 const JUMP_MAX: Duration = Duration::from_mins(2);
-/// How far a clock jumps.
-const JUMP_HOURS_MAX: u64 = 24 * 30;
+/// One strike in so many is followed by calls of the listener.
+const CALL_EVERY: u64 = 4;
+/// The device that is called.
+const LISTENER: &str = "listener";
 /// Longest pause between two bursts of a sender.
 const PACE: Duration = Duration::from_secs(20);
 
@@ -62,6 +68,8 @@ pub struct Size {
 enum Fault {
     Cut,
     Silence,
+    Roam,
+    HubJump,
     HubKill,
     HubPower,
     HubDisk,
@@ -80,8 +88,10 @@ enum Fault {
 }
 
 /// How often each fault comes beside 300 cuts: for the hub, and for each edge device.
-const OF_THE_HUB: [(Fault, u64); 5] = [
+const OF_THE_HUB: [(Fault, u64); 7] = [
     (Fault::Silence, 6),
+    (Fault::Roam, 10),
+    (Fault::HubJump, 2),
     (Fault::HubKill, 4),
     (Fault::HubPower, 7),
     (Fault::HubDisk, 4),
@@ -130,6 +140,10 @@ struct Town {
     edges: Vec<(EdgeSite, Operator)>,
     /// When which edge device's clock is right again.
     jumps: Vec<Option<Tick>>,
+    /// When the hub's is.
+    hub_jump: Option<Tick>,
+    heard: Arc<Mutex<Heard>>,
+    caller: Caller,
     totals: Totals,
 }
 
@@ -141,6 +155,9 @@ async fn simulate(seed: u64, size: Size) -> Result<Totals> {
         town.strike(fault, at).await.with_context(|| format!("{fault:?}"))?;
         town.set_clocks_right(town.clock.now().tick);
         town.operate().await?;
+        if town.chance.below(CALL_EVERY) == 0 {
+            town.call().await?;
+        }
     }
     town.calm().await?;
     town.judge().await
@@ -155,8 +172,23 @@ impl Town {
         let field = Host::on(clock.beside(), chance.fork("field"));
         let (devices, edges, jumps) = (Vec::new(), Vec::new(), Vec::new());
         let totals = Totals::default();
-        let mut town =
-            Self { size, chance, clock, pipes, hub, field, devices, edges, jumps, totals };
+        let (heard, caller) = (Arc::default(), Caller::new(LISTENER));
+        let mut town = Self {
+            size,
+            chance,
+            clock,
+            pipes,
+            hub,
+            field,
+            devices,
+            edges,
+            jumps,
+            hub_jump: None,
+            heard,
+            caller,
+            totals,
+        };
+        town.add_listener().await?;
         for number in 0..size.devices {
             town.add_device(format!("device-{number}")).await?;
         }
@@ -181,6 +213,19 @@ impl Town {
         let (network, chance) = (self.pipes.of("field"), self.chance.fork(&id));
         self.field.world().spawn(device.run(network, hub_site::mqtt(), chance));
         self.devices.push((id, record));
+        Ok(())
+    }
+
+    async fn add_listener(&mut self) -> Result<()> {
+        let key = self.hub.service()?.create(LISTENER, Edge::No).await?;
+        let (identity, heard) = (LISTENER.parse()?, Arc::clone(&self.heard));
+        let expiry = self.clock.now().wall.after(TOKEN_LIFE);
+        let listener = Listener { identity, key, expiry, heard };
+        let (world, network) = (self.field.world(), Arc::new(self.pipes.of("field")));
+        let target =
+            Target { mqtt: hub_site::mqtt(), https: None, tls: None, host: "hub.test".into() };
+        let client = MqttClient::new(world.clone(), network, target);
+        world.spawn(listener.run(client, world.clone(), self.chance.fork(LISTENER)));
         Ok(())
     }
 
@@ -221,6 +266,12 @@ impl Town {
         match fault {
             Fault::Cut => drop(self.pipes.cut_one()),
             Fault::Silence => drop(self.pipes.silence_one()),
+            Fault::Roam => drop(self.pipes.roam_one()),
+            Fault::HubJump => {
+                self.hub.clock.jump(&self.chance);
+                self.totals.clock_jumps += 1;
+                self.hub_jump = Some(self.clock.now().tick.after(self.chance.span(JUMP_MAX)));
+            }
             Fault::HubKill | Fault::HubPower => self.end_hub(fault).await?,
             Fault::HubDisk => fail(&self.hub.disk, &self.chance),
             Fault::HubTables => {
@@ -285,7 +336,7 @@ impl Town {
             Fault::Jump => {
                 // The last device's clock is never wrong, so that what depends on it shows.
                 if at + 1 < self.jumps.len() {
-                    jump(site, chance);
+                    site.clock.set_skew_ms(jump_ms(chance));
                     totals.clock_jumps += 1;
                     let until = self.clock.now().tick.after(chance.span(JUMP_MAX));
                     self.jumps.iter_mut().skip(at).take(1).for_each(|slot| *slot = Some(until));
@@ -313,6 +364,16 @@ impl Town {
                 *slot = None;
             }
         }
+        if self.hub_jump.is_some_and(|until| now >= until) {
+            self.hub.clock.set_right();
+            self.hub_jump = None;
+        }
+    }
+
+    async fn call(&mut self) -> Result<()> {
+        let service = self.hub.service()?;
+        self.caller.call(&service).await;
+        Ok(())
     }
 
     async fn operate(&mut self) -> Result<()> {
@@ -336,6 +397,7 @@ impl Town {
         let from = self.clock.now().tick;
         loop {
             self.operate().await?;
+            self.call().await?;
             let Err(missing) = self.settled().await else { return Ok(()) };
             let waited = self.clock.now().tick.since(from);
             if waited > CALM_MAX {
@@ -350,6 +412,7 @@ impl Town {
             let (done, all) = (lock(record).acknowledged, self.size.numbers);
             ensure!(done == all, "{id} has {done} of {all} acknowledged");
         }
+        ensure!(self.caller.is_heard(), "{LISTENER} does not answer");
         let service = self.hub.service()?;
         for (site, operator) in &self.edges {
             let settled = oracle::settled(site, operator, &service, self.size.numbers).await;
@@ -367,8 +430,15 @@ impl Town {
             let copies_max = record.connections * IN_FLIGHT;
             let sender = Sender { name: id.clone(), numbers: all.clone(), copies_max };
             self.totals.duplicates += oracle::judge(&sender, oracle::numbers_of(&log, id))?;
+            oracle::lives_in_order(&log, id)?;
             self.totals.acknowledged += record.acknowledged;
         }
+        for wrong in [&lock(&self.heard).wrong, &self.caller.wrong] {
+            ensure!(wrong.is_none(), "{LISTENER}: {wrong:?}");
+        }
+        self.totals.calls = self.caller.answered();
+        let invented = log.iter().find(|logged| !self.hub.clock.has_shown(logged.enqueued));
+        ensure!(invented.is_none(), "the hub's clock never showed the time of {invented:?}");
         let faults = self.pipes.cuts() + self.pipes.silences() + self.totals.hub_restarts;
         for (site, _) in &self.edges {
             let (copies, acknowledged) = judge_edge(site, &log, &all, faults)?;
@@ -399,7 +469,7 @@ impl Town {
         let mut hasher = DefaultHasher::new();
         self.clock.now().tick.0.hash(&mut hasher);
         for logged in log {
-            (&logged.sender, logged.number).hash(&mut hasher);
+            (&logged.sender, logged.number, logged.enqueued).hash(&mut hasher);
         }
         for (site, _) in &self.edges {
             lock(&site.processes.sink).numbers.hash(&mut hasher);
@@ -444,10 +514,4 @@ fn engine_call(chance: &Chance) -> EngineCall {
         8 => EngineCall::Prepare,
         _ => EngineCall::Remove,
     }
-}
-
-fn jump(site: &EdgeSite, chance: &Chance) {
-    let hours = 1 + chance.below(JUMP_HOURS_MAX);
-    let millis = i64::try_from(hours * 3_600_000).unwrap_or(i64::MAX);
-    site.clock.set_skew_ms(if chance.below(2) == 0 { millis } else { -millis });
 }

@@ -27,6 +27,8 @@ pub struct Totals {
     pub module_exits: u64,
     /// Jumps of a wall clock.
     pub clock_jumps: u64,
+    /// Method calls that were answered.
+    pub calls: u64,
     /// Manifests deployed, broken ones included.
     pub deployments: u64,
     /// Messages acknowledged to their sender.
@@ -50,6 +52,7 @@ impl Totals {
         self.engine_failures += other.engine_failures;
         self.module_exits += other.module_exits;
         self.clock_jumps += other.clock_jumps;
+        self.calls += other.calls;
         self.deployments += other.deployments;
         self.acknowledged += other.acknowledged;
         self.duplicates += other.duplicates;
@@ -83,7 +86,7 @@ impl fmt::Display for Totals {
             f,
             "{} cuts, {} silent connections, {} hub restarts ({} power cuts), {} edge power cuts, \
              {} edge kills, {} disk errors, {} engine failures, {} module exits, {} clock jumps, \
-             {} deployments, {} acknowledged, {} duplicates, transcript {:016x}",
+             {} calls answered, {} deployments, {} acknowledged, {} duplicates, transcript {:016x}",
             self.cuts,
             self.silences,
             self.hub_restarts,
@@ -94,6 +97,7 @@ impl fmt::Display for Totals {
             self.engine_failures,
             self.module_exits,
             self.clock_jumps,
+            self.calls,
             self.deployments,
             self.acknowledged,
             self.duplicates,

@@ -4,16 +4,20 @@
 //! session upstream, so one that is refused must not hold up the others, and nothing of a
 //! sender may overtake what it sent earlier: after a failure the sender is *blocked*, its
 //! records stay in flight, and when the pause is over the lanes are rewound, which hands out
-//! again, in order, everything that was not acknowledged.
+//! again, in order, everything that was not acknowledged. For the same reason a sender whose
+//! session is another than the one that still owes answers is blocked: the older one's failure
+//! may not have been heard of yet.
 
 pub(crate) mod shell;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::id::IdentityId;
+use model::planted;
 use model::refusal::RefusalKind;
 use model::time::{Now, Tick};
+use model::waist::Epoch;
 
 /// The wait after the first failure; it doubles.
 pub const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -58,6 +62,8 @@ pub enum Fate {
 #[derive(Debug, Default)]
 pub struct Pump {
     blocked: BTreeSet<IdentityId>,
+    /// By sender: the session that owes answers, and for how many batches.
+    owing: BTreeMap<IdentityId, (Epoch, u32)>,
     failures: u32,
     paused_until: Option<Tick>,
     in_flight: usize,
@@ -87,6 +93,31 @@ impl Pump {
     /// Whether a record of `sender` may be sent now; if not it just stays in flight.
     pub fn may_send(&self, sender: &IdentityId) -> bool {
         !self.blocked.contains(sender)
+    }
+
+    /// A batch of `sender` is to go over the session of `epoch`; whether it may. If it may not,
+    /// the sender is blocked, as after a failure.
+    pub fn handle_sending(&mut self, sender: &IdentityId, epoch: Epoch, now: Now) -> bool {
+        let owing = self.owing.entry(sender.clone()).or_insert((epoch, 0));
+        // Planted: nobody asks what the older session still owes.
+        if owing.0 == epoch || planted::is("newer_session_overtakes") {
+            *owing = (epoch, owing.1 + 1);
+            return true;
+        }
+        self.blocked.insert(sender.clone());
+        // It is no failure of the upstream: the answers come soon, and then all of it again.
+        self.paused_until.get_or_insert(now.tick);
+        false
+    }
+
+    /// All of a batch of `sender` was answered.
+    pub fn handle_batch_over(&mut self, sender: &IdentityId) {
+        if let Some((_, batches)) = self.owing.get_mut(sender) {
+            *batches = batches.saturating_sub(1);
+            if *batches == 0 {
+                self.owing.remove(sender);
+            }
+        }
     }
 
     /// A record of `sender`, of `bytes`, was answered; `refusal` is what it was refused for.
@@ -127,6 +158,7 @@ impl Pump {
     /// Everything in flight was taken back.
     pub fn handle_rewound(&mut self) {
         self.blocked.clear();
+        self.owing.clear();
         self.paused_until = None;
         self.in_flight = 0;
         self.in_flight_bytes = 0;

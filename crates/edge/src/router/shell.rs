@@ -126,6 +126,9 @@ struct JournalWorker {
 
 impl Worker for JournalWorker {
     fn turn(&mut self, now: Now) -> Turn {
+        if self.writer.begin() {
+            return Turn::Again;
+        }
         match self.writer.turn(now.wall.0) {
             WriterTurn::Again => Turn::Again,
             WriterTurn::Idle => Turn::Until(now.tick.after(TIDY_EVERY)),

@@ -11,6 +11,7 @@ use model::method::{
     METHOD_CONNECT_TIMEOUT_MAX, METHOD_NAME_LEN_MAX, METHOD_PAYLOAD_BYTES_MAX,
     METHOD_RESPONSE_TIMEOUT_RANGE, MethodCallId, MethodRequest, MethodResponse,
 };
+use model::planted;
 use model::refusal::{Refusal, RefusalKind};
 use model::world::World;
 use tokio::sync::oneshot;
@@ -48,6 +49,12 @@ impl Calls {
     ) -> bool {
         let found = {
             let mut waiting = self.lock();
+            let mut call = call;
+            // Planted: an answer goes to whoever has waited longest.
+            if planted::is("method_answer_mixed") {
+                let own = waiting.iter().filter(|(_, (owner, _))| *owner == ord);
+                call = own.map(|(id, _)| *id).min().unwrap_or(call);
+            }
             match waiting.get(&call) {
                 Some((owner, _)) if *owner == ord => waiting.remove(&call),
                 _ => None,

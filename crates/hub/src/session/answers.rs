@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use journal::worker::Chain;
 use model::refusal::Refusal;
 use model::waist::{Answer, Answers};
 
+use super::shell::Shared;
 use crate::storage::writer::{Reply, stopping};
 
 /// Where one answer comes from.
@@ -21,17 +24,35 @@ pub(crate) enum Source {
     Reply(Reply<Answer>),
 }
 
+/// The telemetry of a batch on its way.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    /// How it ended.
+    pub(crate) reply: Reply<Answer>,
+    /// Whose it is.
+    pub(crate) session: Arc<Shared>,
+    /// What it went in.
+    pub(crate) chain: Chain,
+}
+
+impl Drop for Landing {
+    /// Whoever was told of a failure, or does not care, may go on.
+    fn drop(&mut self) {
+        self.session.begin_chain(&self.chain);
+    }
+}
+
 /// All answers of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct BatchAnswers {
     sources: VecDeque<Source>,
-    telemetry: Option<Reply<Answer>>,
+    telemetry: Option<Landing>,
     landed: Option<Result<Answer, Refusal>>,
 }
 
 impl BatchAnswers {
     /// Answers from `sources`; `telemetry` tells how the batch's telemetry ended.
-    pub(crate) fn new(sources: VecDeque<Source>, telemetry: Option<Reply<Answer>>) -> Self {
+    pub(crate) fn new(sources: VecDeque<Source>, telemetry: Option<Landing>) -> Self {
         Self { sources, telemetry, landed: None }
     }
 
@@ -39,8 +60,8 @@ impl BatchAnswers {
         if let Some(landed) = &self.landed {
             return Poll::Ready(landed.clone());
         }
-        let Some(reply) = &mut self.telemetry else { return Poll::Ready(Err(stopping())) };
-        Pin::new(reply).poll(cx).map(|answer| {
+        let Some(landing) = &mut self.telemetry else { return Poll::Ready(Err(stopping())) };
+        Pin::new(&mut landing.reply).poll(cx).map(|answer| {
             let landed = answer.unwrap_or_else(|_| Err(stopping()));
             self.telemetry = None;
             self.landed = Some(landed.clone());

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use journal::worker::Chain;
 use model::id::IdentityId;
 use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
 use model::method::MethodRequest;
@@ -18,7 +19,7 @@ use model::waist::{
 };
 use tracing::debug;
 
-use super::answers::{BatchAnswers, Source};
+use super::answers::{BatchAnswers, Landing, Source};
 use super::shell::{HubSession, Permit, Shared};
 use crate::access::refused;
 use crate::registry::{Auth, Entry, IfMatch};
@@ -72,16 +73,16 @@ pub(crate) fn record(sender: &Shared, message: &Message) -> Bytes {
     let sender = telemetry::Sender {
         identity: &sender.identity,
         generation_id: &sender.generation_id,
-        method: sender.method,
+        method: sender.method.as_str(),
     };
     telemetry::encode(message, sender)
 }
 
 impl HubSession {
-    /// Enqueues everything of `batch`, or nothing.
+    /// Enqueues everything of `batch`, or nothing; its telemetry as a link of `chain`.
     pub(super) fn enqueue(
         &self,
-        batch: Batch,
+        (batch, chain): (Batch, Chain),
         permit: &Arc<Permit>,
         deadline: Tick,
     ) -> Result<Completion, Full> {
@@ -103,11 +104,11 @@ impl HubSession {
             .collect();
         let mut landing = None;
         if !records.is_empty() {
-            let device = self.shared.identity.device_str();
-            match self.core.telemetry.submit(device, records, Arc::clone(permit)) {
-                Some(reply) => landing = Some(reply),
-                None => return Err(Full(batch)),
-            }
+            let link = (self.shared.identity.device_str(), &chain);
+            let Some(reply) = self.core.telemetry.submit(link, records, Arc::clone(permit)) else {
+                return Err(Full(batch));
+            };
+            landing = Some(Landing { reply, session: Arc::clone(&self.shared), chain });
         }
         let sources: VecDeque<_> =
             batch.0.into_iter().map(|one| self.source(one, permit, deadline)).collect();

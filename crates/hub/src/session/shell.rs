@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use journal::worker::Chain;
 use model::feature::FeatureSet;
 use model::id::IdentityId;
 use model::message::Message;
@@ -20,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use super::budget::Budget;
 use super::effect::Effect;
 use super::state::{FeatureMask, SessionState};
-use crate::access::{Access, Proven, refused};
+use crate::access::{Access, Method, Proven, refused};
 use crate::connections::Connections;
 use crate::console::shell::Console;
 use crate::fleet::shell::Fleet;
@@ -59,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) ord: Ordinal,
     pub(crate) epoch: Epoch,
     pub(crate) generation_id: Box<str>,
-    pub(crate) method: &'static str,
+    pub(crate) method: Method,
     calls: Arc<Calls>,
     inner: Mutex<Inner>,
 }
@@ -75,6 +76,9 @@ struct Inner {
     state: SessionState,
     event: Option<Waker>,
     ready: Option<Waker>,
+    /// What was sent behind a message that was not kept is not kept either; none while no
+    /// telemetry is on its way.
+    chain: Option<Chain>,
     left: bool,
 }
 
@@ -108,6 +112,11 @@ impl Shared {
         }
     }
 
+    /// Goes on with another chain, if `told` is torn and still in use.
+    pub(super) fn begin_chain(&self, told: &Chain) {
+        self.lock().chain.take_if(|chain| chain.is(told) && told.failure().is_some());
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,6 +137,10 @@ impl Drop for Permit {
         let waker = {
             let mut inner = self.shared.lock();
             inner.state.give_room(self.requests, self.bytes);
+            if inner.state.is_idle() {
+                // Idle sessions hold none; a torn one waits until its failure was told.
+                inner.chain.take_if(|chain| chain.failure().is_none());
+            }
             if inner.state.has_room() { inner.ready.take() } else { None }
         };
         if let Some(waker) = waker {
@@ -265,7 +278,8 @@ impl DeviceSession for HubSession {
         let shared = Arc::clone(&self.shared);
         let budget = Arc::clone(&self.core.budget);
         let permit = Arc::new(Permit { shared, budget, requests, bytes });
-        let submitted = self.enqueue(batch, &permit, deadline);
+        let chain = inner.chain.get_or_insert_default().clone();
+        let submitted = self.enqueue((batch, chain), &permit, deadline);
         // The last holder of the permit takes the lock, so it must not be dropped under it.
         drop(inner);
         drop(permit);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use model::feature::{Feature, FeatureSet};
 use model::method::{MethodCallId, MethodRequest};
+use model::planted;
 use model::time::{Tick, WallTime};
 use model::twin::slot::{DesiredChange, DesiredSlot};
 use model::waist::{CloseReason, DeviceEvent};
@@ -42,7 +43,7 @@ impl FeatureMask {
 }
 
 /// A call on its way to the device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) id: MethodCallId,
     pub(crate) request: MethodRequest,
@@ -97,6 +98,11 @@ impl SessionState {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
+    /// Whether nothing waits for an answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests == 0
+    }
+
     /// Whether a waiting batch may try again.
     pub(crate) fn has_room(&self) -> bool {
         self.closed.is_some()
@@ -121,6 +127,10 @@ impl SessionState {
         }
         if self.calls.len() >= SESSION_METHODS_MAX {
             return Err(call);
+        }
+        // Planted: a call is handed out twice.
+        if planted::is("method_handed_out_twice") {
+            self.calls.push_back(call.clone());
         }
         self.calls.push_back(call);
         Ok(())

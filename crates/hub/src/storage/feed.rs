@@ -149,16 +149,15 @@ impl Feed {
         .map(|_| ())
     }
 
-    /// Removes what retention no longer keeps, now and then.
-    pub(crate) fn trim(&mut self, db: &Connection, now: WallTime) -> rusqlite::Result<()> {
+    /// Removes what retention no longer keeps, now and then; by age only if `now` is believed.
+    pub(crate) fn trim(&mut self, db: &Connection, now: Option<WallTime>) -> rusqlite::Result<()> {
         if self.staged.untrimmed < TRIM_EVERY && self.staged.bytes <= self.retention.bytes {
             return Ok(());
         }
         self.staged.untrimmed = 0;
         super::schema::set_number(db, "feed_head", self.staged.head.cast_signed())?;
-        let keep_from = WallTime(
-            now.0.saturating_sub(i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX)),
-        );
+        let age = i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX);
+        let keep_from = now.map_or(WallTime(i64::MIN), |now| WallTime(now.0.saturating_sub(age)));
         let mut oldest = db.prepare_cached(
             "SELECT seq, at, length(body), length(identity) FROM change WHERE shard = ? \
              ORDER BY seq LIMIT ?",
@@ -263,7 +262,7 @@ mod tests {
             body: "x".repeat(34),
         };
         feed.append(db, WallTime(at), &change).unwrap();
-        feed.trim(db, WallTime(at)).unwrap();
+        feed.trim(db, Some(WallTime(at))).unwrap();
         feed.committed();
     }
 

@@ -19,6 +19,7 @@ use tracing::error;
 
 use super::feed::Feed;
 use super::inbox::Inbox;
+use super::trust::WallTrust;
 use crate::session::effect::Effect;
 
 /// Most operations in one commit.
@@ -105,6 +106,8 @@ impl Tables {
             random: Arc::clone(&world.random),
             jobs: Vec::new(),
             effects: Vec::new(),
+            trust: WallTrust::default(),
+            is_believed: false,
         };
         inbox.set_waker(world.spawner.start("hub-tables", Box::new(writer)));
         Self { inbox }
@@ -220,10 +223,14 @@ struct Writer {
     random: Arc<dyn Random>,
     jobs: Vec<Box<dyn Job>>,
     effects: Vec<Effect>,
+    trust: WallTrust,
+    /// Whether the wall clock of this turn says what is too old.
+    is_believed: bool,
 }
 
 impl Worker for Writer {
     fn turn(&mut self, now: Now) -> Turn {
+        self.is_believed = self.trust.handle(now);
         let last = self.inbox.drain(TURN_OPERATIONS_MAX, &mut self.jobs);
         if !self.jobs.is_empty() {
             match self.transact(now) {
@@ -282,7 +289,7 @@ impl Writer {
             db.execute_batch("COMMIT")?;
             return Ok(());
         }
-        feed.trim(db, now.wall)?;
+        feed.trim(db, self.is_believed.then_some(now.wall))?;
         match faults.strike(CommitStage::Before) {
             CommitFault::None => {}
             CommitFault::Cut => return Err(Broken::Cut),

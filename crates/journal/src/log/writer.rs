@@ -147,6 +147,11 @@ impl Log {
         self.options.bytes_max = bytes_max;
     }
 
+    /// From now on whole segments are given up by this rule.
+    pub fn set_retention(&mut self, retention: super::Retention) {
+        self.options.retention = retention;
+    }
+
     /// Writes and syncs what was staged. With nothing staged it does nothing and proves the end.
     ///
     /// # Errors

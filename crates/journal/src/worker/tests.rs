@@ -168,3 +168,40 @@ fn what_waits_behind_a_failed_submission_of_its_chain_fails_with_it() {
     let done: Vec<_> = answers.iter().map(|(number, outcome)| (*number, outcome.is_ok())).collect();
     assert_eq!(done, [(0, false), (1, false), (2, true), (3, true)]);
 }
+
+#[test]
+fn a_chain_holds_over_the_commits_of_one_turn() {
+    let disk = SimulatedDisk::new(1);
+    let options = LogOptions { segment_bytes: 64 * 1024, ..LogOptions::default() };
+    let (log, _) = Log::open(Arc::new(disk.clone()), options, 7, 0).unwrap();
+    let (intake, mut writer) = channel(log, IntakeLimits::default());
+    let (answers, chain) = (Answers::default(), Chain::default());
+    let large = || vec![Record { payload: vec![0; 30 * 1024].into(), ..record(0) }];
+    disk.fail(Operation::Sync, 0, DiskFault::Io);
+    // Two of them do not go into one write.
+    for number in 0..3 {
+        intake.submit_in(&chain, large(), answer(&answers, number)).unwrap();
+    }
+    intake.submit(large(), answer(&answers, 3)).unwrap();
+    writer.turn(0);
+    let answers = answers.lock().unwrap();
+    let done: Vec<_> = answers.iter().map(|(number, outcome)| (*number, outcome.is_ok())).collect();
+    assert_eq!(done, [(0, false), (1, false), (2, false), (3, true)]);
+}
+
+#[test]
+fn what_comes_after_a_turn_was_begun_belongs_to_the_next() {
+    let (disk, intake, mut writer) = opened(IntakeLimits::default());
+    let answers = Answers::default();
+    assert!(!writer.begin(), "nothing waits");
+    disk.fail(Operation::Sync, 0, DiskFault::Io);
+    intake.submit(vec![record(0)], answer(&answers, 0)).unwrap();
+    assert!(writer.begin());
+    intake.submit(vec![record(1)], answer(&answers, 1)).unwrap();
+    assert!(!writer.begin(), "what was begun comes first");
+    assert_eq!(writer.turn(0), WriterTurn::Again);
+    assert_eq!(answers.lock().unwrap().len(), 1);
+    assert_eq!(writer.turn(0), WriterTurn::Idle);
+    let done: Vec<_> = answers.lock().unwrap().iter().map(|(_, it)| it.is_ok()).collect();
+    assert_eq!(done, [false, true]);
+}

@@ -42,8 +42,15 @@ impl Host {
 
     /// A host that reads `clock` and draws from `chance`.
     pub fn on(clock: VirtualClock, chance: Chance) -> Self {
+        Self::with_workers(clock, chance, Duration::ZERO)
+    }
+
+    /// As [`Host::on`], but a worker that wants another turn at once waits up to `slow` for it:
+    /// what it has begun takes time, as on a real disk, and others go on meanwhile.
+    pub fn with_workers(clock: VirtualClock, chance: Chance, slow: Duration) -> Self {
         let tasks = Arc::new(Tasks::default());
-        let spawner = InlineSpawner { tasks: Arc::clone(&tasks), clock: clock.clone() };
+        let pace = (!slow.is_zero()).then(|| (chance.fork("workers"), slow));
+        let spawner = InlineSpawner { tasks: Arc::clone(&tasks), clock: clock.clone(), pace };
         let world = World {
             clock: Arc::new(clock.clone()),
             random: Arc::new(chance),
@@ -104,6 +111,7 @@ impl Tasks {
 struct InlineSpawner {
     tasks: Arc<Tasks>,
     clock: VirtualClock,
+    pace: Option<(Chance, Duration)>,
 }
 
 impl Spawner for InlineSpawner {
@@ -115,9 +123,11 @@ impl Spawner for InlineSpawner {
         work();
     }
 
-    fn start(&self, _: &'static str, worker: Box<dyn Worker>) -> Waker {
+    fn start(&self, name: &'static str, worker: Box<dyn Worker>) -> Waker {
         let bell = Arc::new(Bell(Notify::new()));
-        self.tasks.spawn(Box::pin(turns(worker, self.clock.clone(), Arc::clone(&bell))));
+        let pace = self.pace.as_ref().map(|(chance, slow)| (chance.fork(name), *slow));
+        let turns = turns(worker, self.clock.clone(), pace, Arc::clone(&bell));
+        self.tasks.spawn(Box::pin(turns));
         Waker::from(bell)
     }
 }
@@ -135,12 +145,20 @@ impl Wake for Bell {
     }
 }
 
-async fn turns(mut worker: Box<dyn Worker>, clock: VirtualClock, bell: Arc<Bell>) {
+async fn turns(
+    mut worker: Box<dyn Worker>,
+    clock: VirtualClock,
+    pace: Option<(Chance, Duration)>,
+    bell: Arc<Bell>,
+) {
     loop {
         let rung = bell.0.notified();
         match worker.turn(clock.now()) {
             Turn::Finished => return,
-            Turn::Again => tokio::task::yield_now().await,
+            Turn::Again => match &pace {
+                Some((chance, slow)) => tokio::time::sleep(chance.span(*slow)).await,
+                None => tokio::task::yield_now().await,
+            },
             Turn::Idle => rung.await,
             Turn::Until(tick) => {
                 // Whichever comes first; both lead to a turn.

@@ -179,10 +179,17 @@ impl Sending {
         }
         let world = self.core.world.clone();
         let deadline = world.now().tick.after(REQUEST_WAIT);
-        let accepted = match link.session() {
-            Some(session) => offer(&*session, batch, deadline).await,
-            None => None,
-        };
+        let mut accepted = None;
+        if let Some(session) = link.session() {
+            if !self.pump.handle_sending(sender, session.epoch(), world.now()) {
+                debug!(module_id = %sender, "waits for what its older session owes");
+                return;
+            }
+            accepted = offer(&*session, batch, deadline).await;
+            if accepted.is_none() {
+                self.pump.handle_batch_over(sender);
+            }
+        }
         let Some(completion) = accepted else {
             let now = world.now();
             let refusal = Some(RefusalKind::Unavailable);
@@ -209,6 +216,7 @@ impl Sending {
 
     async fn handle(&mut self, answered: Answered) {
         let Answered { sender, each } = answered;
+        self.pump.handle_batch_over(&sender);
         let mut done = Vec::with_capacity(each.len());
         let (mut arrived, mut poison) = (0, 0);
         for (place, refusal) in each {

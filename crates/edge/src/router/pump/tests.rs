@@ -86,6 +86,38 @@ fn an_upstream_that_is_back_ends_the_pause() {
 }
 
 #[test]
+fn over_a_newer_session_nothing_is_sent_before_the_older_one_answered() {
+    let epoch = |counter| Epoch { incarnation: 0, counter };
+    let mut pump = Pump::new();
+    pump.handle_fetched(3, 3);
+    assert!(pump.handle_sending(&id("a"), epoch(1), at(0)));
+    assert!(pump.handle_sending(&id("a"), epoch(1), at(0)), "one session keeps the order");
+    assert!(pump.handle_sending(&id("b"), epoch(2), at(0)));
+    // Its connection broke and another was made; what was in flight failed, unheard of so far.
+    assert!(!pump.handle_sending(&id("a"), epoch(3), at(0)));
+    assert!(!pump.may_send(&id("a")) && pump.may_send(&id("b")));
+    assert_eq!(pump.poll(at(0)), Step::Rewind, "as soon as all is answered");
+    for _ in 0..2 {
+        pump.handle_batch_over(&id("a"));
+        pump.handle_answer((&id("a"), 1), Some(RefusalKind::Unavailable), at(0), 0);
+    }
+    pump.handle_batch_over(&id("b"));
+    pump.handle_answer((&id("b"), 1), None, at(0), 0);
+    pump.handle_rewound();
+    assert!(pump.handle_sending(&id("a"), epoch(3), at(0)));
+}
+
+#[test]
+fn a_newer_session_is_used_at_once_when_the_older_one_owes_nothing() {
+    let epoch = |counter| Epoch { incarnation: 0, counter };
+    let mut pump = Pump::new();
+    pump.handle_fetched(1, 1);
+    assert!(pump.handle_sending(&id("a"), epoch(1), at(0)));
+    pump.handle_batch_over(&id("a"));
+    assert!(pump.handle_sending(&id("a"), epoch(2), at(0)));
+}
+
+#[test]
 fn pauses_are_spread_by_at_most_a_quarter() {
     assert_eq!(pause(0, 0), Duration::from_secs(1));
     assert!(pause(0, 255) > Duration::from_millis(750));
