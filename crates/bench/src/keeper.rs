@@ -3,6 +3,7 @@
 //! Servers, runtimes, monitors and containers whose parent is gone become children of this
 //! process (`PR_SET_CHILD_SUBREAPER`), so that it finds all of them, whatever went wrong.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +30,9 @@ use crate::report::progress;
 const PARENT: &str = "/var/tmp";
 /// How long those that were told to end may take.
 const END: Duration = Duration::from_secs(15);
+/// Who, told to end, ends what it started and takes away what it made.
+const TIDY: [&str; 2] = ["selvedge-edge", "dockerd"];
+const GROUPS: &str = "/sys/fs/cgroup";
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 /// Who tells this program to end.
@@ -65,9 +69,16 @@ impl Keeper {
             .process_group(0)
             .spawn()
             .context("starting a section")?;
+        let groups = groups();
         let done = self.attend(&mut child, limit);
         end_family(&mut child);
         unmount_below(folder.path());
+        if !matches!(&done, Ok(status) if status.success()) {
+            for left in groups_since(&groups) {
+                // The kernel keeps one that is used, by us or by anybody else.
+                fs::remove_dir(left).ok();
+            }
+        }
         let path = folder.path().to_owned();
         folder.close().with_context(|| format!("removing {}", path.display()))?;
         match done? {
@@ -102,7 +113,8 @@ pub(crate) fn enter() -> Result<()> {
     SigSet::empty().thread_set_mask().context("signals")
 }
 
-/// Ends `child` and all that descends from this process: first those who can tidy up.
+/// Ends `child` and all that descends from this process: first those who tidy up behind
+/// themselves and others, whose parent is gone with `child`.
 fn end_family(child: &mut Child) {
     if let Ok(pid) = i32::try_from(child.id())
         && matches!(child.try_wait(), Ok(None))
@@ -110,25 +122,67 @@ fn end_family(child: &mut Child) {
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         child.wait().ok();
     }
+    let own = std::process::id();
+    let tidies = |pid: &i32| {
+        let pid = u32::try_from(*pid).unwrap_or_default();
+        let line = running::command_line(pid);
+        let name = line.first().and_then(|it| it.rsplit('/').next()).unwrap_or_default();
+        running::parent(pid) == Some(own) && TIDY.contains(&name)
+    };
     let begun = clock::now();
     let mut is_told = false;
     loop {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(it) if it.pid().is_some()) {}
-        let left = descendants(std::process::id());
+        let left = descendants(own);
         if left.is_empty() || begun.elapsed() > END * 2 {
             break;
         }
-        let is_late = begun.elapsed() > END;
-        if !is_told || is_late {
-            let signal = if is_late { Signal::SIGKILL } else { Signal::SIGTERM };
-            progress(&format!("{} processes are left: {signal}", left.len()));
-            for pid in &left {
-                kill(Pid::from_raw(*pid), signal).ok();
-            }
+        let tidying: Vec<i32> = left.iter().copied().filter(tidies).collect();
+        if tidying.is_empty() || begun.elapsed() > END {
+            progress(&format!("{} processes are left and are killed", left.len()));
+            tell(&left, Signal::SIGKILL);
+        } else if !is_told {
+            progress(&format!("{} processes are told to end", tidying.len()));
+            tell(&tidying, Signal::SIGTERM);
             is_told = true;
         }
         sleep(LOOK);
     }
+}
+
+fn tell(processes: &[i32], signal: Signal) {
+    for pid in processes {
+        // It may have ended already.
+        kill(Pid::from_raw(*pid), signal).ok();
+    }
+}
+
+/// The control groups that this machine has where a section may make some.
+fn groups() -> BTreeSet<PathBuf> {
+    let inside = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let mut found = BTreeSet::new();
+    // Version 1 has a folder for each controller, version 2 has none between.
+    let mut bases = inside(Path::new(GROUPS));
+    bases.push(PathBuf::from(GROUPS));
+    for base in bases {
+        for parent in ["", "selvedge", "docker"].map(|name| base.join(name)) {
+            found.extend(inside(&parent));
+        }
+    }
+    found
+}
+
+/// Those of a section that have come since, by their names.
+fn groups_since(before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let parent = path.parent().and_then(Path::file_name).unwrap_or_default();
+        name.contains("-bench-") || parent == "selvedge" || parent == "docker"
+    };
+    groups().into_iter().filter(|path| !before.contains(path) && is_ours(path)).collect()
 }
 
 /// Every process that `ancestor` or one of its children started, at this moment.

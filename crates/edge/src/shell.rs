@@ -205,13 +205,14 @@ impl Edge {
     /// [`StartEdgeError`] names the file that cannot be used.
     pub async fn start(parts: Parts) -> Result<Self, StartEdgeError> {
         let Parts { settings, folder, disk, world, upstream, runtime, sockets, faults } = parts;
-        let bridge = bridge(&*runtime).await?;
         let path = folder.join(FACTS);
         let device = settings.provisioning.device.clone();
         let key = device_key(&settings.provisioning.key)?;
         let keys = FileKeyStore::open(&folder.join(KEYS), &settings.edge_ca, &device, &world)?;
         let bundle = trust_bundle(&keys, settings.trust_bundle_cert.as_deref())?;
         let mut kept = Kept::open(&path, &world, faults).map_err(|it| unusable(path, it))?;
+        // Only now: the engine's process has started meanwhile.
+        let bridge = bridge(&*runtime).await?;
         let (stop, stopped) = watch::channel(false);
         let hub_host = settings.provisioning.hub_host.clone();
         let link_parts = LinkParts {

@@ -36,7 +36,8 @@ pub(crate) fn prepare(db: &mut Connection) -> Result<(), StoreError> {
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match version {
         0 if tables == 0 => transaction.execute_batch(TABLES)?,
-        VERSION if application == APPLICATION_ID => {}
+        // Nothing to write: a start waits for no sync here.
+        VERSION if application == APPLICATION_ID => return Ok(()),
         // Version 1 wrote its number after its table, and had no mark.
         0..VERSION if application == 0 => {
             let done = usize::try_from(version.max(1) - 1).unwrap_or_default();
