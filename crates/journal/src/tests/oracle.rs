@@ -1,10 +1,11 @@
 //! `SQLite` as the judge: the same steps for a log or a queue and for tables that mean the same.
 //!
 //! What a read must bring, where a seek must land, which record is next and how deep a lane is
-//! are questions in SQL. `SELVEDGE_ORACLE=CASES` runs more cases than the gate.
+//! are questions in SQL. The variable [`WANTED`] runs other cases than the gate's.
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use rusqlite::{Connection, Params};
 
 use crate::disk::Disk as _;
@@ -13,13 +14,20 @@ use crate::disk::simulated::{PowerCut, SimulatedDisk};
 mod log_oracle;
 mod queue_oracle;
 
+/// `CASES:SEED`: how many cases of each kind, and from which seed.
+const WANTED: &str = "SELVEDGE_ORACLE";
 /// Cases of each kind in the gate.
 const CASES: u32 = 96;
 
-fn config() -> ProptestConfig {
-    let cases = std::env::var("SELVEDGE_ORACLE").ok();
-    let cases = cases.map_or(CASES, |text| text.parse().expect("a number of cases"));
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+/// The gate's cases are the same each time; what a longer run finds, `CASES:SEED` finds again.
+pub(super) fn config() -> ProptestConfig {
+    let wanted = std::env::var(WANTED).ok();
+    let (cases, seed) = wanted.map_or((CASES, 1), |text| {
+        let (cases, seed) = text.split_once(':').expect("CASES:SEED");
+        (cases.parse().expect("a number of cases"), seed.parse().expect("a seed"))
+    });
+    let rng_seed = RngSeed::Fixed(seed);
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// How a process ends.

@@ -218,7 +218,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(super::oracle::config())]
 
     #[test]
     fn the_queue_is_a_list_per_lane(steps in prop::collection::vec(step(), 1..120)) {

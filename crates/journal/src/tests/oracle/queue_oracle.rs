@@ -289,8 +289,14 @@ impl Run {
         assert_eq!(self.ask(lost, params![signed(oldest), self.now_ms]), 0, "{freed} bytes");
         let open = "SELECT count(*) FROM item WHERE fate = 1
                     OR (fate = 0 AND (expires_ms IS NULL OR expires_ms > ?1))";
+        // What is too old and not read yet frees its segment if all of its lane there is too
+        // old, and else when the lane is read on.
+        let unread = "SELECT count(*) FROM item AS one WHERE fate = 0 AND EXISTS
+                      (SELECT 1 FROM item WHERE lane = one.lane
+                       AND (expires_ms IS NULL OR expires_ms > ?1))";
         let loose = "SELECT count(*) FROM lane WHERE loose = 1";
-        if self.ask(open, [self.now_ms]) + self.ask(loose, []) == 0 {
+        let waits = [open, unread].map(|question| self.ask(question, [self.now_ms]));
+        if waits == [0, 0] && self.ask(loose, []) == 0 {
             let kept = segments(&self.disk);
             assert!(kept <= 1, "nobody waits, and {kept} segments are kept");
         }
