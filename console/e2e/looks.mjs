@@ -43,6 +43,7 @@ for (const [look, options] of LOOKS) {
       const shown = await page(tab, own)
       await shown.locator(ready).first().waitFor()
       if (name === 'telemetry') await until('the chart has a line', () => shown.locator('[data-rows]').getAttribute('data-rows').then((rows) => Number(rows) > 20))
+      if (name === 'pipeline') await until('rates are known', async () => /[1-9]/u.test((await shown.locator('[data-route="readings"]').textContent()).replace(/^readings/u, '')))
       // Fonts, transitions.
       await shown.evaluate(() => Promise.all(document.getAnimations().map((each) => each.finished.catch(() => undefined))))
       faults.push(...(await inspect(shown, axe, name)))

@@ -79,25 +79,30 @@ export function Pipeline(): ReactNode {
 
 type Held = ReturnType<typeof useDevice>['view']['edge'] extends infer Edge ? (Edge extends { modules: infer Modules } ? Modules : never) : never
 
+/** Two looks at the counters make a rate; after the first there is none yet. */
+function flow(list: { perSecond: number | null }[]): string {
+  const known = list.flatMap(({ perSecond }) => (perSecond === null ? [] : [perSecond]))
+  if (known.length === 0 && list.length > 0) return '… msg/s'
+  return `${rate(known.reduce((sum, each) => sum + each, 0))} msg/s`
+}
+
 function nodeFace(name: string, data: PipelineView, modules: Held): NodeFace {
-  const sum = (list: { perSecond: number | null }[]): string => `${rate(list.reduce((all, item) => all + (item.perSecond ?? 0), 0))} msg/s`
-  if (name === UPSTREAM) return { title: 'Hub', lines: [`${sum(data.sent.filter((sent) => sent.endpoint === UPSTREAM))} arriving`], tone: data.problem ? 'warn' : 'ok' }
+  if (name === UPSTREAM) return { title: 'Hub', lines: [`${flow(data.sent.filter((sent) => sent.endpoint === UPSTREAM))} arriving`], tone: data.problem ? 'warn' : 'ok' }
   const module = modules.find((held) => held.moduleId === name)
-  const sends = sum(data.received.filter((received) => received.from === name))
+  const sends = flow(data.received.filter((received) => received.from === name))
   if (!module) return { title: name, lines: ['not in the deployment'], tone: 'bad' }
   const restarts = module.reported?.restartCount ?? 0
-  const state = `${module.reported?.runtimeStatus ?? 'not reported'}${restarts > 0 ? `, ${restarts} restarts` : ''}`
+  const state = `${module.reported?.runtimeStatus ?? 'not reported'}${restarts > 0 ? `, ${restarts} ${restarts === 1 ? 'restart' : 'restarts'}` : ''}`
   return { title: name, lines: [state, `${sends} out`], tone: moduleTone(module) }
 }
 
 function faceOf(edge: GraphEdge | undefined, data: PipelineView): EdgeFace {
   if (!edge) return { lines: [], tone: 'quiet' }
   const flows = data.received.filter((received) => carries(edge, received.from, received.output))
-  const perSecond = flows.reduce((sum, flow) => sum + (flow.perSecond ?? 0), 0)
   const queue = data.queues.filter((held) => held.endpoint === edge.route.endpoint && held.priority === edge.route.priority)
   const waiting = queue.reduce((sum, held) => sum + held.length, 0)
   const oldest = Math.max(0, ...queue.map((held) => held.oldestAgeSeconds ?? 0))
-  const lines = [edge.route.name, edge.route.condition === null ? `${rate(perSecond)} msg/s` : `of ${rate(perSecond)} msg/s, with a condition`]
+  const lines = [edge.route.name, edge.route.condition === null ? flow(flows) : `of ${flow(flows)}, with a condition`]
   if (waiting > 0) lines.push(`${count(waiting)} waiting, oldest ${span(oldest * 1000)}`)
   return { lines, tone: oldest > OLD_SECONDS ? 'bad' : waiting > 0 ? 'warn' : 'ok' }
 }
@@ -145,7 +150,7 @@ function Numbers({ data }: { data: PipelineView }): ReactNode {
                     <Table.Td>{nameOf(queue.endpoint)}</Table.Td>
                     <Table.Td>{count(queue.length)}</Table.Td>
                     <Table.Td className="nowrap">{queue.oldestAgeSeconds === null ? '–' : span(queue.oldestAgeSeconds * 1000)}</Table.Td>
-                    <Table.Td className="nowrap">{sent ? `${rate(sent.perSecond ?? 0)}/s` : '–'}</Table.Td>
+                    <Table.Td className="nowrap">{sent && sent.perSecond !== null ? `${rate(sent.perSecond)}/s` : '–'}</Table.Td>
                   </Table.Tr>
                 )
               })}
