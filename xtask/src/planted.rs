@@ -80,6 +80,7 @@ const PLANTED: &[(&str, Finder)] = &[
         "record_before_bundle",
         Test("engine", "modules_are_of_one_generation_wherever_the_power_fails"),
     ),
+    ("last_good_not_kept", Test("sim", "a_device_runs_one_generation_wherever_the_power_fails")),
 ];
 
 /// Hunts that run beside each other.

@@ -39,6 +39,9 @@ use network::Network;
 /// Longest path of a container folder, in bytes; its control socket must fit a Unix address.
 pub const FOLDER_BYTES_MAX: usize = 90;
 
+/// The exit code of a module whose machine went down. Source: Docker.
+const WENT_DOWN: i32 = 255;
+
 /// Where things are and what is allowed.
 #[derive(Clone, Debug)]
 pub struct EmbeddedSettings {
@@ -278,6 +281,12 @@ impl EmbeddedEngine {
                 state.finished_at = exit.finished_at();
                 state.failure = exit.failure;
             }
+            Seen::MonitorDied if container.is_of_an_earlier_boot() => {
+                // What it had written is there, and it can be started again as it is.
+                state.status = ModuleStatus::Exited;
+                state.exit_code = Some(WENT_DOWN);
+                state.failure = Some("the machine went down while it ran".to_owned());
+            }
             Seen::MonitorDied => {
                 state.status = ModuleStatus::Dead;
                 state.failure = Some("its monitor ended; how the module did is lost".to_owned());
@@ -380,7 +389,8 @@ fn sources(options: &CreateOptions, volumes: &Path) -> EngineResult<()> {
                 return Err(EngineError::option("HostConfig.Mounts", message));
             }
             MountKind::Bind { source, make: true, .. } if !source.exists() => {
-                files::ensure_folder(source).map_err(at(source))?;
+                // None of the engine's own: it may lie on any file system.
+                fs::create_dir_all(source).map_err(at(source))?;
             }
             MountKind::Volume { name } => {
                 let folder = volumes.join(name);

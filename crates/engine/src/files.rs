@@ -108,15 +108,16 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Writes a file under its final name, its content safe, its name not: for a folder that nobody
 /// trusts yet.
-pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    Change::WriteFile { path, bytes, mode: 0o644 }.apply()
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    Change::WriteFile { path, bytes, mode }.apply()
 }
 
-/// Writes a file so that a reader sees nothing or all of it, also after power loss.
+/// Writes a file so that a reader sees nothing or all of it, also after power loss; for this
+/// user only, since it may hold variables of modules.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     let temporary = path.with_extension(HALF);
     let write = || {
-        Change::WriteFile { path: &temporary, bytes, mode: 0o644 }.apply()?;
+        Change::WriteFile { path: &temporary, bytes, mode: PRIVATE }.apply()?;
         Change::Rename { from: &temporary, to: path }.apply()?;
         sync_names(path.parent().unwrap_or(path))
     };
@@ -127,6 +128,8 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), EngineError> 
     })
 }
 
+/// The mode of files that only this user needs.
+pub(crate) const PRIVATE: u32 = 0o600;
 /// What marks the file that [`write_whole`] has not yet given its name.
 const HALF: &str = "new";
 

@@ -18,6 +18,11 @@ use crate::image::digest::Digest;
 use crate::network::hosts::Place;
 use crate::runtime::{EngineResult, ModuleSpec};
 
+/// The file that names the boot of the machine in which the container was started last.
+const BOOT: &str = "boot";
+/// The mode of files that modules read, whoever they run as.
+const OPEN: u32 = 0o644;
+
 /// `module.json`: what the container was made from. Its presence makes the module exist.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,8 +133,8 @@ impl Container {
         }
         // Nobody writes them again, so they must be safe before the container has its record.
         let hostname = format!("{}\n", bundle::hostname(parts));
-        files::write_new(&self.0.join("resolv.conf"), resolv.as_bytes())
-            .and_then(|()| files::write_new(&self.0.join("hostname"), hostname.as_bytes()))
+        files::write_new(&self.0.join("resolv.conf"), resolv.as_bytes(), OPEN)
+            .and_then(|()| files::write_new(&self.0.join("hostname"), hostname.as_bytes(), OPEN))
             .map_err(self.failed())
     }
 
@@ -152,7 +157,7 @@ impl Container {
             let written = if planted::is("record_before_bundle") {
                 Change::Overwrite { path: &path, bytes: &text }.apply()
             } else {
-                files::write_new(&path, &text)
+                files::write_new(&path, &text, files::PRIVATE)
             };
             written.map_err(self.failed())?;
         }
@@ -175,8 +180,17 @@ impl Container {
     /// Notes, before it happens, that a monitor is asked to run the container once more.
     pub(super) fn note_start(&self, record: &mut Record) -> EngineResult<()> {
         self.clear_exit()?;
+        let (path, boot) = (self.0.join(BOOT), this_boot().map_err(self.failed())?);
+        files::write_new(&path, boot.as_bytes(), files::PRIVATE).map_err(self.failed())?;
         record.started = true;
         self.write_record(record)
+    }
+
+    /// Whether the machine went down since the container was started last.
+    pub(super) fn is_of_an_earlier_boot(&self) -> bool {
+        let noted = fs::read_to_string(self.0.join(BOOT));
+        // Containers of earlier versions have no note; those were removed and made again.
+        noted.is_ok_and(|noted| this_boot().is_ok_and(|now| noted != now))
     }
 
     fn clear_exit(&self) -> EngineResult<()> {
@@ -195,6 +209,10 @@ impl Container {
         self.unmount()?;
         files::remove_tree(&self.0).map_err(self.failed())
     }
+}
+
+fn this_boot() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
 }
 
 fn pretty(name: &str, value: &impl Serialize) -> EngineResult<Vec<u8>> {

@@ -188,6 +188,30 @@ fn a_killed_monitor_takes_its_container_with_it() {
 }
 
 #[test]
+fn a_machine_that_went_down_costs_a_module_nothing_that_it_had_written() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let (folder, engine) = bench();
+    import(folder.path(), &engine);
+    engine.create(&spec("m", &["sleep"], json!({}))).unwrap();
+    engine.start("m").unwrap();
+    let written = folder.container("m").join("upper/written");
+    fs::write(&written, b"state").unwrap();
+    let pid = engine.observe("m").unwrap().pid.unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap();
+    kill(Pid::from_raw(parent.parse().unwrap()), Signal::SIGKILL).unwrap();
+    assert_eq!(end(&engine, "m").status, ModuleStatus::Dead, "its monitor alone was killed");
+    fs::write(folder.container("m").join("boot"), "another").unwrap();
+    let state = end(&engine, "m");
+    assert_eq!((state.status, state.exit_code), (ModuleStatus::Exited, Some(255)));
+    engine.start("m").unwrap();
+    assert_eq!(engine.observe("m").unwrap().status, ModuleStatus::Running);
+    assert_eq!(fs::read(&written).unwrap(), b"state");
+    engine.remove("m").unwrap();
+}
+
+#[test]
 fn the_memory_limit_holds_and_its_breach_is_told() {
     let (folder, engine) = bench();
     import(folder.path(), &engine);
