@@ -134,6 +134,7 @@ impl EdgeSite {
     }
 
     async fn live(&self, host: &Host) -> Result<Life> {
+        self.engine.handle_runtime_begins();
         let (world, network) = (host.world(), self.pipes.of(&self.name));
         let target = Target {
             mqtt: hub_site::mqtt(),

@@ -93,7 +93,7 @@ struct State {
 struct Module {
     spec: ModuleSpec,
     state: ModuleState,
-    /// When it ended without being asked to.
+    /// When it ended without being asked to, since the runtime began.
     fell: Option<WallTime>,
 }
 
@@ -134,8 +134,13 @@ impl FakeEngine {
         self.state().failed
     }
 
+    /// A runtime begins: what ended before is nobody's failure and may start at once.
+    pub fn handle_runtime_begins(&self) {
+        self.state().modules.values_mut().for_each(|module| module.fell = None);
+    }
+
     /// How often a module was started again sooner than [`PAUSE_MIN`] after it had ended by
-    /// itself or lost its power, by this machine's wall clock.
+    /// itself while its runtime ran, by this machine's wall clock.
     pub fn hasty(&self) -> u64 {
         self.state().hasty
     }
