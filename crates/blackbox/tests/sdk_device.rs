@@ -275,6 +275,8 @@ fn send_under_cuts(
             sent = event["number"].as_u64().context("no number")?;
         }
         deaths += 1;
+        // One cut explains one death.
+        latest = None;
         drop(device);
         device = start()?;
     }

@@ -24,7 +24,7 @@ pub(crate) const SEARCH_TWINS_MAX: u32 = 5000;
 /// Most devices that an index names; when more fit, walking over all ids finds some soon.
 pub(crate) const CANDIDATES_MAX: usize = 100_000;
 /// Up to so many devices that an index names are sorted by id; of more, the ids are walked over.
-const SORTED_MAX: usize = 5000;
+const SORTED_MAX: usize = 2000;
 
 /// Hands the identities after `after` to `count`, as many as one look may. Gives the last one,
 /// or `None` when nothing came after it.
