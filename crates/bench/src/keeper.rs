@@ -33,6 +33,8 @@ const END: Duration = Duration::from_secs(15);
 /// Who, told to end, ends what it started and takes away what it made.
 const TIDY: [&str; 2] = ["selvedge-edge", "dockerd"];
 const GROUPS: &str = "/sys/fs/cgroup";
+/// How long a group may still be used when its last process is gone.
+const GROUPS_WAIT: Duration = Duration::from_secs(2);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 /// Who tells this program to end.
@@ -74,10 +76,7 @@ impl Keeper {
         end_family(&mut child);
         unmount_below(folder.path());
         if !matches!(&done, Ok(status) if status.success()) {
-            for left in groups_since(&groups) {
-                // The kernel keeps one that is used, by us or by anybody else.
-                fs::remove_dir(left).ok();
-            }
+            remove_groups(&groups);
         }
         let path = folder.path().to_owned();
         folder.close().with_context(|| format!("removing {}", path.display()))?;
@@ -173,6 +172,19 @@ fn groups() -> BTreeSet<PathBuf> {
         }
     }
     found
+}
+
+/// Takes away what a section has left of them, as soon as its last threads are gone.
+fn remove_groups(before: &BTreeSet<PathBuf>) {
+    let begun = clock::now();
+    loop {
+        // The kernel keeps one that is used, by us or by anybody else.
+        let used = groups_since(before).into_iter().filter(|left| fs::remove_dir(left).is_err());
+        if used.count() == 0 || begun.elapsed() > GROUPS_WAIT {
+            return;
+        }
+        sleep(LOOK);
+    }
 }
 
 /// Those of a section that have come since, by their names.

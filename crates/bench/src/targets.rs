@@ -105,7 +105,7 @@ pub(crate) const APPLY: Target = Target {
     name: "a new module applied at the hub until its program runs on the device, p50",
     bound: Bound::AtMost(200.0),
     unit: "ms",
-    why: "five syncs lie on the way (twin at the hub, manifest, identity, container and its start on the device), and three short-lived processes; each waits for a busy machine.",
+    why: "each step on the way syncs what it stores (twins at the hub; manifest, identity, container and its start on the device), and each sync waits for a busy disk.",
 };
 pub(crate) const STACK: Target = Target {
     name: "the whole device stack idle with 3 modules, PSS without the modules' own programs",
@@ -117,7 +117,7 @@ pub(crate) const API_READY: Target = Target {
     name: "start of the runtime until its API answers, p50",
     bound: Bound::AtMost(50.0),
     unit: "ms",
-    why: "two processes start one after the other and twelve syncs (SQLite and the journal's recovery) come before the first answer; on a quiet disk they take a third of a millisecond each, on a busy one several.",
+    why: "launcher and runtime start one after the other, and eight syncs (three of SQLite, five of the journal's recovery) come before the first answer; on a quiet disk each takes a third of a millisecond, on a busy one several.",
 };
 
 #[cfg(test)]
