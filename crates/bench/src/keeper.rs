@@ -62,6 +62,7 @@ impl Keeper {
     pub(crate) fn run(&self, args: &[String], limit: Duration) -> Result<()> {
         let folder = tempfile::Builder::new().prefix("sb").rand_bytes(4).tempdir_in(PARENT)?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
+        let groups = groups();
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--inside")
             .args(args)
@@ -71,7 +72,6 @@ impl Keeper {
             .process_group(0)
             .spawn()
             .context("starting a section")?;
-        let groups = groups();
         let done = self.attend(&mut child, limit);
         end_family(&mut child);
         unmount_below(folder.path());
