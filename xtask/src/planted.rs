@@ -34,6 +34,7 @@ const SUITE: Finder = Test("hub", "the_hub_keeps_every_promise_of_the_waist");
 /// Faults, and who must find each. What the simulator finds late comes first, so that the
 /// hunts end together.
 const PLANTED: &[(&str, Finder)] = &[
+    ("reported_patch_lost", Simulator),
     ("lost_takeover", Simulator),
     ("chain_not_torn", Simulator),
     ("any_clock_believed", Simulator),

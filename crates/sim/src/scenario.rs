@@ -108,7 +108,7 @@ const OF_AN_EDGE: [(Fault, u64); 11] = [
     (Fault::Jump, 2),
     (Fault::Deploy, 4),
     (Fault::Break, 2),
-    (Fault::Tell, 3),
+    (Fault::Tell, 12),
 ];
 
 /// Runs the scenario of `seed` on a runtime of its own.
