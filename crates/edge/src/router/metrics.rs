@@ -21,8 +21,9 @@ const UPSTREAM: &str = "$upstream";
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Totals>);
 
+/// What a [`Tally`] held at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Totals {
+pub(crate) struct Totals {
     received: BTreeMap<(String, Option<String>), u64>,
     sent: BTreeMap<LaneId, u64>,
 }
@@ -51,23 +52,34 @@ impl Tally {
         *self.lock().sent.entry(lane).or_default() += 1;
     }
 
+    /// What was counted until now.
+    pub(crate) fn totals(&self) -> Totals {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Totals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Totals {
     /// Everything, with how the lanes stand.
     pub(crate) fn metrics<'a>(
-        &self,
+        self,
         uptime_seconds: u64,
         routes: impl Iterator<Item = (&'a str, &'a Route)>,
         lanes: &[LaneStats],
         drops: Drops,
     ) -> RouterMetrics {
-        let totals = self.lock().clone();
-        let received = totals
-            .received
-            .into_iter()
-            .map(|((id, route_output), value)| ReceivedTotal { id, route_output, value });
+        let received = self.received.into_iter().map(|((id, route_output), value)| ReceivedTotal {
+            id,
+            route_output,
+            value,
+        });
         let sent = lanes.iter().map(|lane| EndpointTotal {
             endpoint: short(&lane.endpoint),
             priority: lane.priority,
-            value: totals.sent.get(&lane.lane).copied().unwrap_or(0),
+            value: self.sent.get(&lane.lane).copied().unwrap_or(0),
         });
         let queues = lanes.iter().map(|lane| QueueLength {
             endpoint: short(&lane.endpoint),
@@ -86,10 +98,6 @@ impl Tally {
             queues: queues.collect(),
             dropped: dropped(lanes, drops),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Totals> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,7 +177,7 @@ mod tests {
         let lanes = [lane(1, "$upstream", 2, 0), lane(2, input, 0, 1)];
         let route = Route::parse("FROM /messages/* WHERE x > 1 INTO $upstream").unwrap();
         let drops = Drops { no_route: 2, ..Drops::default() };
-        let all = tally.metrics(9, [("up", &route)].into_iter(), &lanes, drops);
+        let all = tally.totals().metrics(9, [("up", &route)].into_iter(), &lanes, drops);
         assert_eq!(all.received[0].value, 8);
         assert_eq!((&*all.sent[0].endpoint, all.sent[0].value), ("$upstream", 3));
         assert_eq!((&*all.sent[1].endpoint, all.sent[1].value), ("b/i", 0));
@@ -194,7 +202,7 @@ mod tests {
         for n in 0..SENDERS_MAX + 3 {
             tally.handle_received(&n.to_string(), None, 1);
         }
-        let all = tally.metrics(0, std::iter::empty(), &[], Drops::default());
+        let all = tally.totals().metrics(0, std::iter::empty(), &[], Drops::default());
         assert_eq!(all.received.len(), SENDERS_MAX + 1);
         let others = all.received.iter().find(|one| one.id == OTHERS).unwrap();
         assert_eq!(others.value, 3);

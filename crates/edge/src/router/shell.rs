@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::router::RouterMetrics;
 use journal::disk::Disk;
-use journal::log::{CommitError, LaneId, LogOptions, OpenLogError, StageError};
+use journal::log::{CommitError, LaneId, LogOptions, OpenLogError, ReadError, StageError};
 use journal::queue::{LaneStats, Queue};
 use journal::worker::{Chain, Intake, IntakeFull, IntakeLimits, Writer, WriterTurn, channel};
 use model::feature::FeatureSet;
@@ -97,7 +97,7 @@ pub(crate) struct Core {
     pub(crate) device: DeviceId,
     pub(crate) intake: Intake<Queue>,
     pub(crate) links: Arc<Links>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     /// Told when something for the hub was committed.
     pub(crate) upstream_work: Notify,
     pub(crate) stopped: watch::Receiver<bool>,
@@ -168,7 +168,7 @@ impl Core {
             device,
             intake,
             links,
-            counters: Counters::default(),
+            counters: Arc::default(),
             upstream_work: Notify::new(),
             stopped: parts.stopped,
             store,
@@ -390,32 +390,30 @@ impl Core {
         }
     }
 
-    /// What was counted since the start.
+    /// What was counted since the start: one moment of the queue and of the counters.
     pub(crate) async fn metrics(&self) -> RouterMetrics {
-        let lanes = self.lanes().await;
-        let counters = &self.counters;
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let drops = Drops {
-            no_route: load(&counters.dropped_no_route),
-            refused_upstream: load(&counters.dropped_poison),
-            sender_removed: load(&counters.dropped_no_sender),
-            damaged: load(&counters.dropped_damaged),
-        };
+        let counters = Arc::clone(&self.counters);
+        let found = self.on_queue(move |queue, now_ms| {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let drops = Drops {
+                no_route: load(&counters.dropped_no_route),
+                refused_upstream: load(&counters.dropped_poison),
+                sender_removed: load(&counters.dropped_no_sender),
+                damaged: load(&counters.dropped_damaged),
+            };
+            (queue.stats(now_ms), counters.tally.totals(), drops)
+        });
+        let (stats, totals, drops) = found
+            .await
+            .unwrap_or_else(|| (Ok(Vec::new()), self.counters.tally.totals(), Drops::default()));
         let uptime = self.world.now().tick.since(self.started).as_secs();
-        counters.tally.metrics(uptime, self.table().routes(), &lanes, drops)
+        totals.metrics(uptime, self.table().routes(), &counted(stats), drops)
     }
 
     /// How every lane stands.
     pub(crate) async fn lanes(&self) -> Vec<LaneStats> {
         let stats = self.on_queue(|queue, now_ms| queue.stats(now_ms)).await;
-        match stats {
-            Some(Ok(stats)) => stats,
-            Some(Err(error)) => {
-                warn!(%error, "the journal cannot be counted");
-                Vec::new()
-            }
-            None => Vec::new(),
-        }
+        stats.map(counted).unwrap_or_default()
     }
 
     async fn put_in_force(&self, plan: RouterPlan, version: Version) {
@@ -655,6 +653,14 @@ impl DeviceApi for RouterApi {
             tokio::time::timeout(wait, core.open(claim, link)).await.map_err(|_| late())?
         })
     }
+}
+
+/// How every lane stands, if the journal can be counted.
+fn counted(stats: Result<Vec<LaneStats>, ReadError>) -> Vec<LaneStats> {
+    stats.unwrap_or_else(|error| {
+        warn!(%error, "the journal cannot be counted");
+        Vec::new()
+    })
 }
 
 /// What a sender is told about a commit that failed.

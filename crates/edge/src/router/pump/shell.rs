@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use super::{FETCH_BYTES, Fate, Pump, Step};
 use crate::router::record;
-use crate::router::shell::{Core, count};
+use crate::router::shell::{Core, Counters, count};
 use crate::upstream::REQUEST_WAIT;
 use crate::upstream::shell::{told, until};
 
@@ -198,7 +198,7 @@ impl Sending {
         };
         // Planted: the cursor moves when a message is sent, not when it arrived.
         if planted::is("cursor_before_upstream_ack") {
-            self.acknowledge(places.clone()).await;
+            self.acknowledge(places.clone(), |_| ()).await;
         }
         let sender = sender.clone();
         self.outstanding.push(Box::pin(answers(world, sender, places, completion, deadline)));
@@ -211,20 +211,19 @@ impl Sending {
         }
         let bytes = places.iter().map(|place| place.bytes).sum();
         self.pump.handle_given_up(places.len(), bytes);
-        self.acknowledge(places).await;
+        self.acknowledge(places, |_| ()).await;
     }
 
     async fn handle(&mut self, answered: Answered) {
         let Answered { sender, each } = answered;
         self.pump.handle_batch_over(&sender);
         let mut done = Vec::with_capacity(each.len());
-        let (mut arrived, mut poison) = (0, 0);
+        let (mut arrived, mut poison) = (Vec::with_capacity(each.len()), 0);
         for (place, refusal) in each {
             let (now, chance) = (self.core.world.now(), self.core.world.random.number());
             match self.pump.handle_answer((&sender, place.bytes), refusal, now, chance) {
                 Fate::Arrived => {
-                    arrived += 1;
-                    self.core.counters.tally.handle_sent(place.lane);
+                    arrived.push(place.lane);
                     done.push(place);
                 }
                 Fate::Poison => {
@@ -237,20 +236,31 @@ impl Sending {
         if poison > 0 {
             warn!(module_id = %sender, count = poison, "messages the hub will never take");
         }
-        let counters = &self.core.counters;
-        count(&counters.sent_upstream, arrived);
-        count(&counters.dropped_poison, poison);
-        self.acknowledge(done).await;
+        let counted = move |counters: &Counters| {
+            for lane in &arrived {
+                counters.tally.handle_sent(*lane);
+            }
+            count(&counters.sent_upstream, arrived.len() as u64);
+            count(&counters.dropped_poison, poison);
+        };
+        self.acknowledge(done, counted).await;
     }
 
-    async fn acknowledge(&mut self, places: Vec<Place>) {
+    /// They leave the queue and are counted in one moment, so that who looks sees each once.
+    async fn acknowledge(
+        &mut self,
+        places: Vec<Place>,
+        counted: impl FnOnce(&Counters) + Send + 'static,
+    ) {
         if places.is_empty() {
             return;
         }
+        let counters = Arc::clone(&self.core.counters);
         let acknowledged = self.core.on_queue(move |queue, _| {
             for place in &places {
                 queue.acknowledge(place.lane, place.position);
             }
+            counted(&counters);
         });
         if acknowledged.await.is_none() {
             debug!("acknowledgements came after the journal was closed");
