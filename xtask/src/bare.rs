@@ -30,7 +30,7 @@ do
 done
 sed 's/^/reading: /' /root/readings
 for pid in $(pidof selvedge selvedge-edge selvedge-monitor); do
-  echo \"memory: $(grep Pss: /proc/$pid/smaps_rollup) $(tr '\\0' ' ' < /proc/$pid/cmdline)\"
+  echo \"memory: $(grep ^Pss: /proc/$pid/smaps_rollup) $(tr '\\0' ' ' < /proc/$pid/cmdline)\"
 done
 ls /sys/fs/cgroup/selvedge
 kill -INT $UP
@@ -88,6 +88,7 @@ fn judge(printed: &str) -> Result<()> {
         sensor.iter().zip(1..).all(|(found, expected)| *found == expected),
         "readings are missing or out of order: {sensor:?}"
     );
+    ensure!(memory(printed, "selvedge-monitor ") > 0, "the containers have no monitors");
     ensure!(printed.contains("up ended with 0"), "`up` did not end well");
     ensure!(printed.contains("nothing is left"), "processes are left behind");
     Ok(())
@@ -128,7 +129,9 @@ mod tests {
 
     #[test]
     fn only_a_whole_run_is_green() {
-        let end = "up ended with 0\r\nnothing is left\r\n";
+        let monitors = "memory: Pss: 9 kB /opt/selvedge-monitor run\r\n";
+        let end = format!("{monitors}up ended with 0\r\nnothing is left\r\n");
+        let end = end.as_str();
         judge(&said(&[1, 2, 3, 4, 5, 6], end)).expect("whole");
         judge(&said(&[1, 2, 4, 5, 6], end)).expect_err("a reading is missing");
         judge(&said(&[1, 2], end)).expect_err("too few");

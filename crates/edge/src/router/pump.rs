@@ -69,6 +69,9 @@ pub struct Pump {
     in_flight: usize,
     in_flight_bytes: usize,
     has_work: bool,
+    /// Nothing was handed out while something was in flight: the queue hands out only so much
+    /// beyond the oldest record in flight, so there may be more once that is answered.
+    is_window_shut: bool,
     is_stopped: bool,
 }
 
@@ -88,6 +91,7 @@ impl Pump {
         self.in_flight += count;
         self.in_flight_bytes += bytes;
         self.has_work = count > 0;
+        self.is_window_shut = count == 0 && self.in_flight > 0;
     }
 
     /// Whether a record of `sender` may be sent now; if not it just stays in flight.
@@ -153,6 +157,7 @@ impl Pump {
     pub fn handle_given_up(&mut self, count: usize, bytes: usize) {
         self.in_flight = self.in_flight.saturating_sub(count);
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+        self.has_work |= std::mem::take(&mut self.is_window_shut);
     }
 
     /// Everything in flight was taken back.
@@ -163,6 +168,7 @@ impl Pump {
         self.in_flight = 0;
         self.in_flight_bytes = 0;
         self.has_work = true;
+        self.is_window_shut = false;
     }
 
     /// The upstream is said to be back: do not wait out the pause.

@@ -35,6 +35,22 @@ fn the_window_is_bounded_and_answers_open_it() {
 }
 
 #[test]
+fn a_queue_that_gave_nothing_for_its_oldest_message_is_asked_again_when_that_arrived() {
+    let mut pump = Pump::new();
+    pump.handle_fetched(200, 200);
+    pump.handle_fetched(0, 0);
+    assert_eq!(pump.poll(at(0)), Step::Wait);
+    pump.handle_answer((&id("slow"), 1), None, at(0), 0);
+    assert_eq!(pump.poll(at(0)), Step::Fetch(FETCH_RECORDS));
+    // Still shut: the next answer asks again, and an empty queue with nothing in flight rests.
+    pump.handle_fetched(0, 0);
+    pump.handle_given_up(199, 199);
+    assert_eq!(pump.poll(at(0)), Step::Fetch(FETCH_RECORDS));
+    pump.handle_fetched(0, 0);
+    assert_eq!(pump.poll(at(0)), Step::Wait);
+}
+
+#[test]
 fn the_window_is_bounded_in_bytes_too() {
     let mut pump = Pump::new();
     pump.handle_fetched(1, IN_FLIGHT_BYTES_MAX);
