@@ -7,6 +7,7 @@
 //! `network` is a second use of the same small program: one change of the machine's network.
 //! Start reading at `monitor.rs`; the files of a container directory are listed in `files.rs`.
 
+mod cgroup;
 mod clock;
 mod control;
 mod executor;

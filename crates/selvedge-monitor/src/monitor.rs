@@ -24,6 +24,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, mkfifo, pipe2};
 use serde_json::{Value, json};
 
+use crate::cgroup;
 use crate::control::{self, Client, Request};
 use crate::executor::Launch;
 use crate::files::{After, Exit, Settings, VERSION};
@@ -354,6 +355,12 @@ fn filters(directory: &Path, settings: &Settings) -> Result<Filters, String> {
     Filters::compile(settings.seccomp, &names)
 }
 
+/// The control group that the bundle asks for.
+fn cgroup_path(directory: &Path) -> Result<Option<PathBuf>, String> {
+    let spec = Spec::load(directory.join("config.json")).map_err(|error| words(&error))?;
+    Ok(spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()))
+}
+
 /// A named pipe: our end, which does not block, and the container's.
 ///
 /// Both are open for reading and writing, so that a container does not get a broken pipe
@@ -385,6 +392,9 @@ fn launch(
         _ => {}
     }
     fs::create_dir_all(&state).map_err(|error| format!("state: {error}"))?;
+    if let Some(group) = cgroup_path(directory)? {
+        cgroup::make_parents(&group).map_err(|error| format!("control groups: {error}"))?;
+    }
     let (fault, fault_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
     let stdin = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
     let executor = Launch { filters: Rc::new(filters), fault: Rc::new(fault_end) };
