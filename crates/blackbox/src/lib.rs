@@ -12,7 +12,7 @@ pub mod oracle;
 pub mod place;
 pub mod process;
 pub mod proxy;
-pub mod python;
+pub mod script;
 pub mod seed;
 pub mod trace;
 pub mod up;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use blackbox::hub::{Door, Hub};
 use blackbox::place::{MQTT_PORT, Scratch};
-use blackbox::python::Script;
+use blackbox::script::Script;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);

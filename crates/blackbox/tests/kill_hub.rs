@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use blackbox::hub::{Door, Hub};
 use blackbox::place::{MQTT_PORT, Scratch};
-use blackbox::python::Script;
+use blackbox::script::Script;
 use blackbox::seed::Seed;
 use blackbox::wait;
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use blackbox::hub::{Door, Hub};
 use blackbox::place::{MQTT_PORT, Scratch};
-use blackbox::python::Script;
+use blackbox::script::Script;
 use serde_json::{Value, json};
 
 const QUICK: usize = 194;

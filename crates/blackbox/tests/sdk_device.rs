@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::hub::{Door, Hub};
 use blackbox::place::{MQTT_PORT, Scratch};
 use blackbox::proxy::{Cut, Proxy};
-use blackbox::python::Script;
+use blackbox::script::Script;
 use blackbox::seed::Seed;
 use blackbox::wait;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use blackbox::hub::{Door, Hub};
 use blackbox::place::Scratch;
-use blackbox::python::Script;
+use blackbox::script::Script;
 use serde_json::{Value, json};
 
 /// Longest wait for something, a new connection of the SDK included.

@@ -9,7 +9,7 @@ use blackbox::edge::{self, Edge, Options};
 use blackbox::hub::{Door, Hub};
 use blackbox::oracle::Oracle;
 use blackbox::place::{MQTT_PORT, Scratch};
-use blackbox::python::Script;
+use blackbox::script::Script;
 use blackbox::trace::{Call, Tracer};
 use blackbox::wait;
 use serde_json::json;
