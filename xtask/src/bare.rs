@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::vm::{self, Machine};
+use crate::vm::Machine;
 use crate::{release_dir, root, say};
 
 /// Programs of a device and of the hub beside it.
@@ -45,10 +45,6 @@ pidof selvedge-edge selvedge-monitor host-sensor anomaly || echo nothing is left
 /// # Errors
 /// If readings do not arrive in order, `up` does not end well, or leaves something behind.
 pub(crate) fn run() -> Result<()> {
-    if let Some(obstacle) = vm::obstacle() {
-        say(&format!("   left out: {obstacle}"));
-        return Ok(());
-    }
     let machine = Machine::new("bare")?;
     let release = release_dir()?;
     for program in PROGRAMS {

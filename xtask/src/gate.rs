@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    bare, cgroup2, clock, console, fuzz, image, node, planted, release_dir, root, say, tidy,
+    bare, cgroup2, clock, console, fuzz, image, node, papers, planted, release_dir, root, say, tidy,
 };
 
 /// Packages that black-box tests use, from Debian's own archive.
@@ -18,6 +18,8 @@ const DEBIAN_PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("chromium", "chromium"),
     ("c++", "g++"),
+    ("git", "git"),
+    ("curl", "curl"),
 ];
 
 /// What the benchmarks measure beside us; only there.
@@ -102,7 +104,9 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     build_release()?;
     cargo(&["build", "--release", "--package", "bench"])?;
     let mut command = Command::new(release_dir()?.join("selvedge-bench"));
-    run(command.args(args).env("SELVEDGE_BIN", release_dir()?))
+    run(command.args(args).env("SELVEDGE_BIN", release_dir()?))?;
+    // README says in numbers what the page says.
+    if args.iter().any(|word| word == "--write") { papers::fill() } else { Ok(()) }
 }
 
 /// The standard output of `program`.
@@ -168,7 +172,9 @@ fn python_sdk() -> Result<()> {
         return Ok(());
     }
     python_environment(&venv)?;
-    run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "-r"]).arg(&requirements))?;
+    run(Command::new(venv.join("bin/python"))
+        .args(["-m", "pip", "install", "--quiet", "-r"])
+        .arg(&requirements))?;
     std::fs::write(&stamp, wanted).context("noting what was installed")
 }
 

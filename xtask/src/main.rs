@@ -11,6 +11,7 @@ mod fuzz;
 mod gate;
 mod image;
 mod node;
+mod papers;
 mod planted;
 mod powercut;
 mod tidy;
@@ -30,6 +31,7 @@ cargo xtask <command>
   test            everything the project checks; installs what the checks need (Debian, root)
   check           the quick gate: format, tidy, lints, unit and simulation tests, docs
   tidy            only the rules about the tree
+  papers          fill README's numbers in from what measured them
   build           release binaries of hub, runtime, monitor and modules
   image           pack the modules as OCI archives into target/images (reproducible)
   image sdk       pack the tests' module on the stock Azure SDK for Python (Debian, root)
@@ -65,6 +67,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         "test" => gate::test(),
         "check" => gate::check(),
         "tidy" => tidy::report(&root()),
+        "papers" => papers::fill(),
         "build" => gate::build_release(),
         "image" if args == ["sdk"] => image::pack_sdk_module(&root()),
         "console" => console::run(&args),

@@ -37,10 +37,13 @@ fn install_node() -> Result<()> {
     }
     say(&format!("no Node {}.{} or newer here; fetching one", NODE_MIN.0, NODE_MIN.1));
     gate::python_environment(&own_node())?;
-    gate::run(Command::new(own_node().join("bin/pip")).args(["install", "--quiet", NODE_WHEEL]))
-        .with_context(|| {
-            format!("console and tests need Node {}.{} or newer", NODE_MIN.0, NODE_MIN.1)
-        })?;
+    gate::run(
+        Command::new(own_node().join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", NODE_WHEEL]),
+    )
+    .with_context(|| {
+        format!("console and tests need Node {}.{} or newer", NODE_MIN.0, NODE_MIN.1)
+    })?;
     std::fs::write(&stamp, NODE_WHEEL).context("noting what was installed")
 }
 

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{gate, say};
+use crate::{gate, papers, say};
 
+mod limits;
 mod tree;
 
 /// Longest source file, in lines; test files are not counted.
@@ -125,7 +126,8 @@ fn sources(root: &Path, faults: &mut Vec<String>) -> Result<()> {
         }
     }
     tree::dead(&texts, faults);
-    Ok(())
+    limits::untested(&texts, faults);
+    papers::check(root, &texts, faults)
 }
 
 fn source(name: &str, text: &str, faults: &mut Vec<String>) {

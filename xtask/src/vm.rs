@@ -16,7 +16,7 @@ use crate::{root, say};
 
 /// Debian packages of the emulator and of what packs its file system.
 const DEBIAN_PACKAGES: &[(&str, &str)] =
-    &[("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio")];
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio"), ("strip", "binutils")];
 /// Its dependency is the newest kernel for virtual machines.
 const KERNEL_META: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "busybox-static";
@@ -30,9 +30,23 @@ const PATIENCE_SECONDS: &str = "900";
 /// Lines of the machine's words that are shown when something was red.
 const LINES_SHOWN: usize = 60;
 
-/// Why no machine can be made here, if none can.
-pub(crate) fn obstacle() -> Option<&'static str> {
-    (std::env::consts::ARCH != "x86_64").then_some("the virtual machine needs an x86_64 machine")
+/// Folders that are the kernel's in the machine; what lies there cannot be given to it.
+const KERNELS_OWN: &[&str] = &["/proc", "/sys", "/dev"];
+
+/// Whether a machine can be made here: a part of the gate that is left out is not green.
+fn obstacle(arch: &str, clone: &Path) -> Result<()> {
+    ensure!(arch == "x86_64", "the virtual machine needs an x86_64 machine, this one is {arch}");
+    ensure!(
+        !KERNELS_OWN.iter().any(|own| clone.starts_with(own)),
+        "the virtual machine cannot be given {}: that folder is its kernel's own",
+        clone.display()
+    );
+    Ok(())
+}
+
+/// A path as one word of the machine's shell.
+pub(crate) fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 /// A machine that is being furnished.
@@ -51,6 +65,7 @@ impl Machine {
     /// # Errors
     /// If Debian's packages cannot be fetched or hold something else.
     pub(crate) fn new(name: &'static str) -> Result<Self> {
+        obstacle(std::env::consts::ARCH, &root())?;
         gate::install_packages(DEBIAN_PACKAGES)?;
         let folder = root().join("target/vm");
         fs::create_dir_all(&folder).context("making target/vm")?;
@@ -127,7 +142,10 @@ impl Machine {
         let memory = self.folder.join(format!("{}.cpio", self.name));
         gate::run(
             Command::new("sh")
-                .args(["-c", "find . | cpio --quiet --create --format newc --file \"$0\""])
+                .args([
+                    "-c",
+                    "find . -print0 | cpio --quiet --null --create --format newc --file \"$0\"",
+                ])
                 .arg(&memory)
                 .current_dir(&self.tree),
         )?;
@@ -217,19 +235,21 @@ const SWITCH: &str = "#!/bin/busybox sh
 /bin/busybox mkdir /new
 /bin/busybox mount -t tmpfs -o mode=755,size=80% root /new
 for name in /*; do
-  [ $name = /new ] || /bin/busybox cp -a $name /new/
+  [ \"$name\" = /new ] || /bin/busybox cp -a \"$name\" /new/
 done
 /bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
+/bin/busybox chmod 1777 /new/tmp
 exec /bin/busybox switch_root /new /init2
 ";
 
 /// The second program: a machine with cgroup v2, whose controllers are there for containers.
+/// Nothing is mounted over `/tmp` and `/run`, for the clone may lie there; they are in memory
+/// like all the rest.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts
-mount -t tmpfs -o mode=1777 tmp /tmp; mount -t tmpfs run /run
 mount -t cgroup2 none /sys/fs/cgroup
 for driver in @DRIVERS@; do insmod /lib/$driver.ko || echo \"no driver $driver\"; done
 ip link set lo up
@@ -261,4 +281,42 @@ fn boot(kernel: &Path, memory: &Path, words: &Path) -> Result<String> {
     );
     let bytes = fs::read(words).context("reading the machine's console")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_done_here_is_an_error_and_not_left_out() {
+        let check = |arch: &str, clone: &str, good: bool| {
+            assert_eq!(obstacle(arch, Path::new(clone)).is_ok(), good, "{arch} {clone}");
+        };
+        check("x86_64", "/work", true);
+        check("x86_64", "/tmp/a b", true);
+        check("x86_64", "/dev/shm/clone", false);
+        check("aarch64", "/work", false);
+    }
+
+    /// A mount over the folder that holds the clone would hide what the machine was given.
+    #[test]
+    fn nothing_is_mounted_where_a_clone_may_lie() {
+        let mounted = [SWITCH, INIT].concat();
+        let points: Vec<&str> = mounted
+            .split(['\n', ';'])
+            .filter(|line| line.contains("mount -t"))
+            .filter_map(|line| line.split_whitespace().last())
+            .collect();
+        assert!(points.len() > 4, "{points:?}");
+        for point in points {
+            let own = KERNELS_OWN.iter().any(|own| Path::new(point).starts_with(own));
+            assert!(own || point == "/new", "{point} would hide a clone");
+        }
+    }
+
+    #[test]
+    fn paths_are_one_word_of_the_shell() {
+        assert_eq!(quoted(Path::new("/a b")), "'/a b'");
+        assert_eq!(quoted(Path::new("/it's")), "'/it'\\''s'");
+    }
 }

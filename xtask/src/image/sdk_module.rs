@@ -96,8 +96,8 @@ fn packages_layer(root: &Path, parts: &Path) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder).context("removing what an earlier run left")?;
     }
-    run(Command::new(root.join("target/python-sdk/bin/pip"))
-        .args(["install", "--quiet", "--no-compile", "--target"])
+    run(Command::new(root.join("target/python-sdk/bin/python"))
+        .args(["-m", "pip", "install", "--quiet", "--no-compile", "--target"])
         .arg(&folder)
         .arg("--requirement")
         .arg(root.join("crates/blackbox/requirements.txt")))?;
