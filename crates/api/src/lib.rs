@@ -22,6 +22,8 @@ pub mod error;
 
 pub mod health;
 
+pub mod proof;
+
 pub mod console;
 
 pub mod fleet;

@@ -5,6 +5,7 @@ mod console;
 mod disk;
 mod durability;
 mod fleet;
+mod hostile;
 mod live;
 mod reference;
 mod service;

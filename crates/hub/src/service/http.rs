@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use api::error::{ApiError, ERROR_CODE_HEADER, ErrorCode};
 use api::health::{DamagedTelemetry, Health};
+use api::proof::Proof;
 use api::statistics::{DeviceStatistics, ServiceStatistics};
 use axum::Router;
 use axum::body::Body;
@@ -22,7 +23,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::secret::Secret;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::{self, POLICIES, Rights};
 use crate::configurations;
@@ -43,8 +44,10 @@ use crate::twins;
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest body of an exchange, in bytes.
 const EXCHANGE_BYTES_MAX: usize = 1024;
-/// Most calls at a time.
-const CALLS_MAX: usize = 1024;
+/// Most calls of policies and browsers at a time.
+pub(crate) const CALLS_MAX: usize = 1024;
+/// Most calls of devices at a time: they may shut out one another, and nobody else.
+pub(crate) const DEVICE_CALLS_MAX: usize = 256;
 
 /// What every handler gives.
 pub(crate) type Outcome = Result<Response, ApiError>;
@@ -56,7 +59,9 @@ pub type PeerOf = fn(&http::Extensions) -> Option<IpAddr>;
 ///
 /// With `peer_of` the listener speaks TLS: the console and its cookies are served too.
 pub(crate) fn router(core: Arc<Core>, peer_of: Option<PeerOf>) -> Router {
-    let door = Door { core, room: Arc::new(Semaphore::new(CALLS_MAX)), peer_of };
+    let room = Arc::new(Semaphore::new(CALLS_MAX));
+    let device_room = Arc::new(Semaphore::new(DEVICE_CALLS_MAX));
+    let door = Door { core, room, device_room, peer_of };
     Router::new().fallback(enter).with_state(door)
 }
 
@@ -64,7 +69,20 @@ pub(crate) fn router(core: Arc<Core>, peer_of: Option<PeerOf>) -> Router {
 struct Door {
     core: Arc<Core>,
     room: Arc<Semaphore>,
+    device_room: Arc<Semaphore>,
     peer_of: Option<PeerOf>,
+}
+
+impl Door {
+    /// A place for one call of somebody who is proven, until it is answered.
+    fn place(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, ApiError> {
+        let room = match caller {
+            Caller::Token(token) if token.policy().is_none() => &self.device_room,
+            Caller::Token(_) | Caller::Session(_) => &self.room,
+        };
+        let full = |_| ApiError::new(ErrorCode::ThrottlingException, "too many calls at once");
+        Arc::clone(room).try_acquire_owned().map_err(full)
+    }
 }
 
 async fn enter(State(door): State<Door>, request: Request) -> Response {
@@ -77,10 +95,7 @@ async fn enter(State(door): State<Door>, request: Request) -> Response {
             return page;
         }
     }
-    let outcome = match door.room.try_acquire() {
-        Ok(_room) => serve(door.core, head, body, arrival).await,
-        Err(_) => Err(ApiError::new(ErrorCode::ThrottlingException, "too many calls at once")),
-    };
+    let outcome = serve(&door, head, body, arrival).await;
     let mut response = outcome.unwrap_or_else(|error| refuse(&core, &error));
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -110,11 +125,12 @@ pub(crate) struct Call {
 }
 
 async fn serve(
-    core: Arc<Core>,
+    door: &Door,
     head: http::request::Parts,
     body: Body,
     arrival: Option<Arrival>,
 ) -> Outcome {
+    let core = Arc::clone(&door.core);
     let segments = api::segments(head.uri.path())
         .map_err(|fault| ApiError::new(ErrorCode::ArgumentInvalid, fault.to_string()))?;
     let names: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -124,9 +140,15 @@ async fn serve(
         && head.method == Method::POST
     {
         let body = axum::body::to_bytes(body, EXCHANGE_BYTES_MAX).await.map_err(too_large)?;
-        return console::http::exchange(&core, arrival, (&head.uri, &head.headers), &body);
+        let session = console::http::exchange(&core, arrival, (&head.uri, &head.headers), &body)?;
+        tell_proven(&head);
+        return Ok(session);
     }
     let caller = caller(&core, &head, arrival)?;
+    // Nothing of the body is read and no place is taken for a caller who is not proven.
+    prove_caller(&core, &caller, &names).await?;
+    tell_proven(&head);
+    let _place = door.place(&caller)?;
     let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
     let call = Call {
         core,
@@ -138,6 +160,13 @@ async fn serve(
         caller,
     };
     dispatch(call, &names).await
+}
+
+/// Tells the listener, which grants little before.
+fn tell_proven(head: &http::request::Parts) {
+    if let Some(proof) = head.extensions.get::<Proof>() {
+        proof.give();
+    }
 }
 
 /// A token speaks louder than a cookie, which counts over TLS only.
@@ -154,6 +183,27 @@ fn caller(
         }
     }
     Ok(Caller::Token(access::read(&Secret::from(token.unwrap_or_default()))?))
+}
+
+/// Proves who calls; what the caller may do is for the handler to say.
+async fn prove_caller(core: &Core, caller: &Caller, path: &[&str]) -> Result<(), ApiError> {
+    let Caller::Token(token) = caller else { return Ok(()) };
+    if token.policy().is_some() {
+        let now = core.world.now().wall;
+        return Ok(core.access.service(token, &path.join("/"), Rights::NONE, now)?);
+    }
+    // A device has nothing to ask but below its own name.
+    let ["devices", name, ..] = path else { return Err(access::refused().into()) };
+    prove_device(core, token, &device(name)?).await
+}
+
+/// Proves that `device` itself made `token`.
+async fn prove_device(core: &Core, token: &SasToken, device: &DeviceId) -> Result<(), ApiError> {
+    let identity = IdentityId::device(device);
+    let entry = core.reader.look(move |db| rows::entry(db, &identity)).await?;
+    let entry = entry.ok_or_else(access::refused)?;
+    core.access.prove_token(token, &entry, &entry, core.world.now().wall)?;
+    Ok(())
 }
 
 async fn dispatch(call: Call, path: &[&str]) -> Outcome {
@@ -243,12 +293,7 @@ impl Call {
             Caller::Token(token) if token.policy().is_none() => token,
             _ => return self.prove(wanted),
         };
-        let identity = IdentityId::device(device);
-        let entry = self.core.reader.look(move |db| rows::entry(db, &identity)).await?;
-        let entry = entry.ok_or_else(access::refused)?;
-        let now = self.core.world.now().wall;
-        self.core.access.prove_token(token, &entry, &entry, now)?;
-        Ok(())
+        prove_device(&self.core, token, device).await
     }
 
     /// Only this method is known at this path.
