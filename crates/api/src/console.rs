@@ -1,4 +1,7 @@
 //! Sign-in to the web console: one-time links and the sessions they open. Ours.
+//!
+//! What comes in denies unknown fields: only our own console and command line fill these
+//! shapes, and a wish about a session that is not understood must not open one.
 
 use serde::{Deserialize, Serialize};
 

@@ -38,6 +38,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The version of the service API is missing or has no form.
+    InvalidProtocolVersion = 400_001,
     /// The request makes no sense here.
     InvalidOperation = 400_003,
     /// A field or parameter is wrong.
@@ -80,6 +82,8 @@ codes! {
     TooManyModulesOnDevice = 413_003,
     /// Slow down.
     ThrottlingException = 429_001,
+    /// This hub does not offer that; the words say what, and what it offers instead.
+    FeatureNotSupported = 501_001,
     /// Our fault.
     ServerError = 500_001,
     /// Try again.

@@ -2,8 +2,8 @@
 //!
 //! What it is: the JSON that Azure's SDKs and our command line send and read, as types, with
 //! the paths and the error codes. What it is not: it decides nothing and does no I/O.
-//! Shapes that come in refuse unknown fields; fields that Azure allows but that a service
-//! cannot set are listed in the shape and documented as ignored.
+//! Shapes that an SDK fills from its caller's object are read by [`tolerant`]: what they do not
+//! know is left aside and counted. Shapes that only our own clients fill refuse it.
 //! Start reading at [`registry`].
 
 pub mod registry;
@@ -29,6 +29,10 @@ pub mod console;
 pub mod fleet;
 
 pub mod router;
+
+pub mod tolerant;
+
+pub mod version;
 
 mod key;
 mod path;

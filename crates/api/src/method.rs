@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What POST `…/methods` takes.
+///
+/// SDKs send their caller's object as the body, so [`crate::tolerant`] reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct InvokeMethod {
     /// The method's name.
     pub method_name: String,
@@ -20,9 +22,9 @@ pub struct InvokeMethod {
     pub connect_timeout_in_seconds: Option<u64>,
 }
 
-/// What the device answered.
+/// What the device answered. A newer hub may say more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct MethodResult {
     /// The device's own status.
     pub status: i32,

@@ -1,10 +1,13 @@
 //! Device and module identities. Source: the service API's `Device` and `Module`.
+//!
+//! Nothing here denies unknown fields: SDKs fill these shapes from their caller's object, and
+//! [`crate::tolerant`] reads them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Key;
 
-/// Most entries that one list call gives.
+/// Most entries that one list call gives; who asks for more gets so many.
 pub const LIST_TOP_MAX: usize = 1000;
 
 /// A device identity, as sent and as answered.
@@ -13,7 +16,7 @@ pub const LIST_TOP_MAX: usize = 1000;
 /// answered and, when sent back, ignored as Azure ignores them, except that `deviceId` must be
 /// the one in the path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Device {
     /// The name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +64,7 @@ pub struct Device {
 
 /// A module identity, as sent and as answered. A caller sets `authentication` and `managedBy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Module {
     /// The device it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +111,7 @@ pub enum Status {
 
 /// How an identity proves who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Authentication {
     /// The kind; `sas` when left out.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -138,7 +141,7 @@ pub enum AuthenticationKind {
 
 /// Two keys, so that one can be replaced while the other works.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct SymmetricKey {
     /// Base64, 16 to 64 bytes.
     pub primary_key: Option<Key>,
@@ -148,7 +151,7 @@ pub struct SymmetricKey {
 
 /// Two thumbprints: hex of the SHA-1 or SHA-256 of the certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct X509Thumbprint {
     /// 40 or 64 hex digits.
     pub primary_thumbprint: Option<String>,
@@ -158,7 +161,7 @@ pub struct X509Thumbprint {
 
 /// What a device can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Capabilities {
     /// Whether it runs the edge runtime.
     pub iot_edge: bool,

@@ -96,8 +96,14 @@ pub enum InvalidTwinWrite {
     UnknownField(String),
 }
 
-/// Fields of a twin that a service reads and cannot write.
-const READ_ONLY: [&str; 21] = [
+/// Fields of a twin that a service reads and cannot write: every name of a twin in the models of
+/// the published API and of the SDKs.
+///
+/// Other names are refused although Azure may let some pass: who writes `desiredProperties` or
+/// `tag` would believe that something was set.
+const READ_ONLY: [&str; 23] = [
+    "attributes",
+    "generationId",
     "deviceId",
     "moduleId",
     "etag",
@@ -187,6 +193,8 @@ mod tests {
         };
         check(r#"{"tags":{"a":1},"properties":{"desired":{"b":2}}}"#, Ok(&[]));
         check(r#"{"etag":"x","properties":{"reported":{}}}"#, Ok(&["etag", "properties.reported"]));
+        check(r#"{"generationId":null,"tags":{}}"#, Ok(&["generationId"]));
+        check(r#"{"desiredProperties":{}}"#, Err("a twin has no field `desiredProperties`"));
         check(r#"{"tag":{}}"#, Err("a twin has no field `tag`"));
         check(r#"{"properties":{"want":{}}}"#, Err("a twin has no field `properties.want`"));
         check(r#"{"tags":[1]}"#, Err("`tags` must be an object"));

@@ -121,7 +121,7 @@ async fn ask_all(asker: &Asker, rounds: usize) -> Result<()> {
     for (name, path) in [
         ("overview", "/api/v1/overview"),
         ("one device", "/api/v1/devices/valve-0000001"),
-        ("device statistics", "/statistics/devices"),
+        ("device statistics", "/statistics/devices?api-version=2021-04-12"),
     ] {
         let mut spans = Rounds::default();
         for _ in 0..rounds {
@@ -182,7 +182,7 @@ impl Asker {
 
     /// Writes a tag of one device after another.
     async fn write(&self, number: usize) -> Result<f64> {
-        let path = format!("/twins/valve-{:07}", 1 + 4 * (number % 1000));
+        let path = format!("/twins/valve-{:07}?api-version=2021-04-12", 1 + 4 * (number % 1000));
         let body = json!({ "tags": { "round": number } });
         Ok(self.call(Method::PATCH, &path, Some(&body)).await?.1)
     }

@@ -7,8 +7,10 @@ mod durability;
 mod fleet;
 mod hostile;
 mod live;
+mod operators;
 mod reference;
 mod service;
+mod stock;
 mod stream;
 mod threads;
 
@@ -108,6 +110,13 @@ pub(crate) fn resource(identity: &IdentityId) -> String {
     }
 }
 
+/// `path` with a version of the service API, which our own paths need not name.
+pub(crate) fn versioned(path: &str) -> String {
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let is_enough = path.starts_with("/api/") || path.contains("api-version=");
+    if is_enough { path.to_owned() } else { format!("{path}{joint}api-version=2021-04-12") }
+}
+
 impl Running {
     /// The power goes.
     pub(crate) async fn kill(self) {
@@ -142,7 +151,7 @@ impl Running {
     ) -> (StatusCode, Value) {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("https://{NAME}{path}"))
+            .uri(format!("https://{NAME}{}", versioned(path)))
             .header("authorization", token.expose_str().unwrap());
         if let Some(etag) = if_match {
             request = request.header("if-match", etag);

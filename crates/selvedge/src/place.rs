@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::cli::PlaceArgs;
 use crate::failure::{Failure, chain};
 
-/// What a running hub says about itself, in `hub/endpoint.json`.
+/// What a running hub says about itself, in `hub/endpoint.json`. Strict: hub and command line are
+/// one program, so a stranger means that another version of it wrote the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Endpoint {

@@ -124,7 +124,7 @@ impl Service {
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = Request::builder()
             .method(method)
-            .uri(path)
+            .uri(versioned(path))
             .header("authorization", &self.token)
             .header("content-type", "application/json")
             .body(body)?;
@@ -134,6 +134,12 @@ impl Service {
         ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
         Ok(if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? })
     }
+}
+
+/// `path` with the version of the service API that calls under Azure's paths name.
+fn versioned(path: &str) -> String {
+    let joint = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{joint}api-version=2021-04-12")
 }
 
 /// Whether a device is an edge device.

@@ -13,7 +13,6 @@ use crate::storage::twins;
 pub(crate) async fn apply(call: Call, device: DeviceId) -> Outcome {
     call.prove(Rights::REGISTRY_WRITE)?;
     call.only(&Method::POST)?;
-    call.only_query(&[])?;
     let deployment = super::parse(&call.body).map_err(|mut details| {
         if let Ok(text) = std::str::from_utf8(&call.body) {
             validate::locate_all(text, &mut details);

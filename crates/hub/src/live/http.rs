@@ -92,7 +92,8 @@ fn serve(reader: Reader) -> Response {
     response
 }
 
-/// All the topics that a stream is to have.
+/// All the topics that a stream is to have. Strict: only our own console writes it, and a stream
+/// without the topics that were meant would look as if nothing happened.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TopicsWanted {

@@ -27,8 +27,7 @@ const CALLS_PAGE_MAX: u64 = 200;
 pub(crate) async fn invoke(call: Call, identity: IdentityId) -> Outcome {
     call.prove(Rights::SERVICE)?;
     call.only(&Method::POST)?;
-    call.only_query(&[])?;
-    let body: InvokeMethod = call.json()?;
+    let body: InvokeMethod = call.taken("method")?;
     let entry = registry::find(&call.core, identity).await?;
     let seconds = |wanted: Option<u64>, default| wanted.map_or(default, Duration::from_secs);
     let request = MethodRequest {

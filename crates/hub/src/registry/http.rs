@@ -20,11 +20,7 @@ use crate::storage::{identities, rows};
 pub(crate) async fn list(call: Call) -> Outcome {
     call.prove(Rights::REGISTRY_READ)?;
     call.only(&Method::GET)?;
-    call.only_query(&["top", "after"])?;
-    let top = u32::try_from(call.number("top", LIST_TOP_MAX as u64)?).unwrap_or(u32::MAX);
-    if top == 0 || top as usize > LIST_TOP_MAX {
-        return Err(ApiError::new(ErrorCode::ArgumentInvalid, "`top` must be 1 to 1000"));
-    }
+    let top = top(call.query("top"))?;
     let after = call.query("after").unwrap_or_default().to_owned();
     let entries = call.core.reader.look(move |db| {
         let entries = rows::devices(db, &after, top)?;
@@ -38,9 +34,21 @@ pub(crate) async fn list(call: Call) -> Outcome {
     answer(&all, None)
 }
 
+/// How many entries a list call gives: a generous number counts as the most, as Azure's.
+fn top(asked: Option<&str>) -> Result<u32, ApiError> {
+    let most = u32::try_from(LIST_TOP_MAX).unwrap_or(u32::MAX);
+    let Some(text) = asked else { return Ok(most) };
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u32>() {
+        Ok(number) if digits && number > 0 => Ok(number.min(most)),
+        // Digits that no number holds ask for a great many.
+        Err(_) if digits => Ok(most),
+        _ => Err(ApiError::new(ErrorCode::ArgumentInvalid, "`top` must be a number from 1 on")),
+    }
+}
+
 /// GET, PUT, DELETE `/devices/{d}`.
 pub(crate) async fn device(call: Call, device: DeviceId) -> Outcome {
-    call.only_query(&[])?;
     let identity = IdentityId::device(&device);
     match call.method {
         Method::GET => {
@@ -50,7 +58,7 @@ pub(crate) async fn device(call: Call, device: DeviceId) -> Outcome {
         }
         Method::PUT => {
             call.prove(Rights::REGISTRY_WRITE)?;
-            let wanted = shapes::wanted_device(call.json::<Device>()?, &identity)?;
+            let wanted = shapes::wanted_device(call.taken::<Device>("device")?, &identity)?;
             let entry = put(&call, identity, wanted).await?;
             answer_device(&call.core, entry).await
         }
@@ -66,7 +74,6 @@ pub(crate) async fn device(call: Call, device: DeviceId) -> Outcome {
 pub(crate) async fn modules(call: Call, device: DeviceId) -> Outcome {
     call.prove_or_device(Rights::REGISTRY_READ, &device).await?;
     call.only(&Method::GET)?;
-    call.only_query(&[])?;
     find(&call.core, IdentityId::device(&device)).await?;
     let entries = call.core.reader.look(move |db| {
         let entries = rows::modules(db, &device)?;
@@ -82,7 +89,6 @@ pub(crate) async fn modules(call: Call, device: DeviceId) -> Outcome {
 
 /// GET, PUT, DELETE `/devices/{d}/modules/{m}`.
 pub(crate) async fn module(call: Call, identity: IdentityId) -> Outcome {
-    call.only_query(&[])?;
     let device = identity.device_id();
     match call.method {
         Method::GET => {
@@ -92,7 +98,7 @@ pub(crate) async fn module(call: Call, identity: IdentityId) -> Outcome {
         }
         Method::PUT => {
             call.prove_or_device(Rights::REGISTRY_WRITE, &device).await?;
-            let wanted = shapes::wanted_module(call.json::<Module>()?, &identity)?;
+            let wanted = shapes::wanted_module(call.taken::<Module>("module")?, &identity)?;
             let entry = put(&call, identity, wanted).await?;
             answer_module(&call.core, entry).await
         }

@@ -10,6 +10,8 @@ use api::error::{ApiError, ERROR_CODE_HEADER, ErrorCode};
 use api::health::{DamagedTelemetry, Health};
 use api::proof::Proof;
 use api::statistics::{DeviceStatistics, ServiceStatistics};
+use api::tolerant;
+use api::version::{API_VERSION, INVALID_VERSION, is_version};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -25,6 +27,8 @@ use model::secret::Secret;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::ignored::IgnoredFields;
+use super::offers;
 use crate::access::{self, POLICIES, Rights};
 use crate::configurations;
 use crate::console;
@@ -48,6 +52,8 @@ const EXCHANGE_BYTES_MAX: usize = 1024;
 pub(crate) const CALLS_MAX: usize = 1024;
 /// Most calls of devices at a time: they may shut out one another, and nobody else.
 pub(crate) const DEVICE_CALLS_MAX: usize = 256;
+/// The parameters that calls under Azure's paths may carry.
+const QUERY_KNOWN: [&str; 3] = [API_VERSION, "top", "after"];
 
 /// What every handler gives.
 pub(crate) type Outcome = Result<Response, ApiError>;
@@ -61,7 +67,7 @@ pub type PeerOf = fn(&http::Extensions) -> Option<IpAddr>;
 pub(crate) fn router(core: Arc<Core>, peer_of: Option<PeerOf>) -> Router {
     let room = Arc::new(Semaphore::new(CALLS_MAX));
     let device_room = Arc::new(Semaphore::new(DEVICE_CALLS_MAX));
-    let door = Door { core, room, device_room, peer_of };
+    let door = Door { core, room, device_room, ignored: Arc::default(), peer_of };
     Router::new().fallback(enter).with_state(door)
 }
 
@@ -70,6 +76,7 @@ struct Door {
     core: Arc<Core>,
     room: Arc<Semaphore>,
     device_room: Arc<Semaphore>,
+    ignored: Arc<IgnoredFields>,
     peer_of: Option<PeerOf>,
 }
 
@@ -122,6 +129,7 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) caller: Caller,
     query: Vec<(String, String)>,
+    ignored: Arc<IgnoredFields>,
 }
 
 async fn serve(
@@ -144,11 +152,19 @@ async fn serve(
         tell_proven(&head);
         return Ok(session);
     }
+    if let Some(refusal) = offers::refuse(&head.method, &names) {
+        return Err(refusal);
+    }
     let caller = caller(&core, &head, arrival)?;
     // Nothing of the body is read and no place is taken for a caller who is not proven.
     prove_caller(&core, &caller, &names).await?;
     tell_proven(&head);
     let _place = door.place(&caller)?;
+    let query = query(head.uri.query().unwrap_or_default())?;
+    if !names.starts_with(&["api"]) {
+        check_version(&query, &caller)?;
+        note_strangers(&query, &door.ignored);
+    }
     let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
     let call = Call {
         core,
@@ -156,10 +172,32 @@ async fn serve(
         path: segments.join("/"),
         headers: head.headers,
         body,
-        query: query(head.uri.query().unwrap_or_default())?,
+        query,
+        ignored: Arc::clone(&door.ignored),
         caller,
     };
     dispatch(call, &names).await
+}
+
+/// Calls under Azure's paths name a version. A session is our own console, which ships with the
+/// hub that it talks to.
+fn check_version(query: &[(String, String)], caller: &Caller) -> Result<(), ApiError> {
+    let named = query.iter().find(|(name, _)| name.eq_ignore_ascii_case(API_VERSION));
+    let good = named.is_some_and(|(_, version)| is_version(version));
+    if good || matches!(caller, Caller::Session(_)) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::InvalidProtocolVersion, INVALID_VERSION))
+}
+
+/// Counts parameters that Azure's paths do not know; they are left aside, as Azure does. Only
+/// for proven callers: names of others fill no log.
+fn note_strangers(query: &[(String, String)], ignored: &IgnoredFields) {
+    let known = |name: &str| QUERY_KNOWN.iter().any(|known| known.eq_ignore_ascii_case(name));
+    let strange = query.iter().map(|(name, _)| name).filter(|name| !known(name));
+    for name in strange.take(tolerant::IGNORED_FIELDS_MAX) {
+        ignored.note("query", name);
+    }
 }
 
 /// Tells the listener, which grants little before.
@@ -301,7 +339,8 @@ impl Call {
         if self.method == *method { Ok(()) } else { Err(no_such_method()) }
     }
 
-    /// Refuses query parameters besides `known` and `api-version`.
+    /// Refuses query parameters besides `known` and `api-version`: a call of our own API that
+    /// mistypes a filter would otherwise be answered with what it did not ask for.
     pub(crate) fn only_query(&self, known: &[&str]) -> Result<(), ApiError> {
         let stranger = self
             .query
@@ -316,9 +355,10 @@ impl Call {
         }
     }
 
-    /// One query parameter.
+    /// One query parameter; its name in any letter case, as Azure's.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
-        self.query.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
+        let held = self.query.iter().find(|(held, _)| held.eq_ignore_ascii_case(name));
+        held.map(|(_, value)| value.as_str())
     }
 
     /// Every query parameter, in order.
@@ -340,7 +380,19 @@ impl Call {
         IfMatch::parse(self.headers.get(IF_MATCH).and_then(|value| value.to_str().ok()))
     }
 
-    /// The body as JSON of shape `T`.
+    /// The body as a `T` that an SDK filled from its caller's object. `what` it is goes into
+    /// the log with the fields that are left aside. Callers prove first.
+    pub(crate) fn taken<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, ApiError> {
+        let taken = tolerant::read(&self.body).map_err(|error| {
+            ApiError::new(ErrorCode::IotHubFormatError, format!("the body is wrong: {error}"))
+        })?;
+        for field in &taken.ignored {
+            self.ignored.note(what, field);
+        }
+        Ok(taken.value)
+    }
+
+    /// The body as JSON of shape `T`, which only our own clients write.
     pub(crate) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ApiError> {
         serde_json::from_slice(&self.body).map_err(|error| {
             ApiError::new(ErrorCode::IotHubFormatError, format!("the body is wrong: {error}"))

@@ -24,7 +24,8 @@ fn half() -> Body {
 }
 
 fn request((method, path): (&str, &str), token: Option<&Secret>) -> Request<Body> {
-    let mut request = Request::builder().method(method).uri(format!("https://{NAME}{path}"));
+    let mut request =
+        Request::builder().method(method).uri(format!("https://{NAME}{}", super::versioned(path)));
     if let Some(token) = token {
         request = request.header("authorization", token.expose_str().unwrap());
     }

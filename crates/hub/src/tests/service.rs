@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Machine, NAME, Running, resource, token};
 
-fn code(body: &Value) -> &str {
+pub(super) fn code(body: &Value) -> &str {
     let message = body["Message"].as_str().unwrap_or_default();
     message.trim_start_matches("ErrorCode:").split(';').next().unwrap_or_default()
 }
@@ -44,8 +44,13 @@ async fn devices_are_made_read_changed_and_deleted_as_azure_does() {
     assert_eq!(changed["generationId"], made["generationId"]);
     assert_eq!(changed["authentication"], made["authentication"], "keys are kept");
     expect(&r, put, Some(&etag), json!({}), (412, "PreconditionFailed")).await;
-    let trailing =
-        expect(&r, ("GET", "/devices/?top=10&api-version=x"), None, Value::Null, (200, ""));
+    let trailing = expect(
+        &r,
+        ("GET", "/devices/?top=10&api-version=2099-01-01"),
+        None,
+        Value::Null,
+        (200, ""),
+    );
     assert_eq!(trailing.await.as_array().unwrap().len(), 1);
     let counts = expect(&r, ("GET", "/statistics/devices"), None, Value::Null, (200, "")).await;
     assert_eq!(counts["totalDeviceCount"], 1);
@@ -66,9 +71,9 @@ async fn wrong_calls_are_refused_with_azures_codes() {
     check(("GET", "/nothing"), Value::Null, (404, "NotFound")).await;
     check(("POST", "/devices/d1"), json!({}), (405, "MethodNotAllowed")).await;
     check(("GET", "/devices/a%20b"), Value::Null, (400, "ArgumentInvalid")).await;
-    check(("GET", "/devices/d1?x=1"), Value::Null, (400, "ArgumentInvalid")).await;
-    check(("GET", "/devices?top=1001"), Value::Null, (400, "ArgumentInvalid")).await;
-    check(("PUT", "/devices/d2"), json!({"stauts": "enabled"}), (400, "IotHubFormatError")).await;
+    check(("GET", "/api/v1/devices?x=1"), Value::Null, (400, "ArgumentInvalid")).await;
+    check(("GET", "/devices?top=none"), Value::Null, (400, "ArgumentInvalid")).await;
+    check(("PUT", "/devices/d2"), json!({"status": "open"}), (400, "IotHubFormatError")).await;
     check(("PUT", "/devices/d2"), json!({"deviceId": "d3"}), (400, "ArgumentInvalid")).await;
     check(("PUT", "/devices/no/modules/m"), json!({}), (404, "DeviceNotFound")).await;
     check(("GET", "/devices/d1/modules/m"), Value::Null, (404, "ModuleNotFound")).await;

@@ -85,7 +85,7 @@ impl Service for HubService {
         let token = self.token(HUB, Some("iothubowner"), &self.owner);
         let mut request = Request::builder()
             .method(method)
-            .uri(path)
+            .uri(format!("{path}?api-version=2021-04-12"))
             .header("authorization", token.expose_str().unwrap())
             .header("content-type", "application/json");
         if let Some(etag) = if_match {
