@@ -16,9 +16,12 @@ use model::router_plan::{InvalidRoutes, RouterPlan};
 use model::twin::limits::{self, PROPERTIES_BYTES_MAX};
 use serde_json::{Map, Value};
 
+use crate::registry::SYSTEM_MODULES;
 use crate::storage::twins::Deployment;
 
 const DESIRED: &str = "properties.desired";
+/// How names of the system begin.
+const SYSTEM_PREFIX: &str = "$edge";
 
 /// Reads a content, or tells everything that is wrong with it.
 pub(crate) fn parse(body: &[u8]) -> Result<Deployment, Vec<ContentFault>> {
@@ -172,9 +175,19 @@ fn check_names(
     sinks: &[(Box<str>, ModuleName)],
     faults: &mut Vec<ContentFault>,
 ) {
-    let Some(modules) = &deployment.modules else { return };
+    let is_system = |name: &ModuleName| SYSTEM_MODULES.contains(&name.as_str());
+    let Some(modules) = &deployment.modules else {
+        // Without a manifest only twins are written; nothing else of the system has one.
+        for (name, _) in deployment.desired.iter().filter(|(name, _)| !is_system(name)) {
+            if name.as_str().starts_with(SYSTEM_PREFIX) {
+                let words = "the system has no such module";
+                faults.push(fault("unknownModule", Some(name.as_str()), None, words));
+            }
+        }
+        return;
+    };
     for (name, _) in &deployment.desired {
-        let known = [EDGE_AGENT, EDGE_HUB].contains(&name.as_str()) || modules.contains(name);
+        let known = is_system(name) || modules.contains(name);
         if !known {
             let words = "$edgeAgent names no such module";
             faults.push(fault("unknownModule", Some(name.as_str()), None, words));

@@ -1,4 +1,7 @@
-//! Who is connected: the open session of each identity, in memory, with an epoch.
+//! Who is connected: the open session of each identity, in memory, with an epoch; and when who
+//! was seen, which the tables learn from here alone.
+
+pub(crate) mod ledger;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,22 +9,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use model::time::{Now, WallTime};
+use model::time::{Now, Tick, WallTime};
 use model::waist::{CloseReason, Epoch};
 use model::world::{Turn, Worker};
 
+use self::ledger::Ledger;
 use crate::registry::Ordinal;
 use crate::session::effect::Effect;
 use crate::session::shell::Shared;
+use crate::session::state::SessionState;
 use crate::storage::rows::Activity;
 
 /// Shortest sleep between two looks for expired sessions.
 const EXPIRY_STEP: Duration = Duration::from_secs(1);
 /// Longest sleep, so that a jump of the wall clock is seen.
 const EXPIRY_LOOK: Duration = Duration::from_secs(30);
-/// How late a written activity may be.
-const ACTIVITY_STEP: Duration = Duration::from_mins(1);
-
 /// Most wakers of those who wait for somebody to connect.
 const WAITING_MAX: usize = 1024;
 
@@ -31,15 +33,15 @@ pub(crate) struct Connections {
     incarnation: u32,
     counter: AtomicU32,
     inner: Mutex<Inner>,
+    /// Its lock is taken last: with a session's held, no other than this may be.
+    ledger: Mutex<Ledger>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     sessions: HashMap<Ordinal, Arc<Shared>>,
-    /// When to look at whom; a renewed session is looked at too early and put back.
+    /// When to look at whom: one entry for each open session whose rights end some day.
     expiries: BTreeSet<(WallTime, Ordinal)>,
-    /// Activity that the table does not know yet.
-    seen: HashMap<Ordinal, Activity>,
     devices: u64,
     stopping: bool,
     /// Wakes whoever waits for somebody to connect.
@@ -60,7 +62,8 @@ pub(crate) struct Presence {
 impl Connections {
     /// Nobody is connected.
     pub(crate) fn new(incarnation: u32) -> Self {
-        Self { incarnation, counter: AtomicU32::new(0), inner: Mutex::default() }
+        let (inner, ledger) = (Mutex::default(), Mutex::default());
+        Self { incarnation, counter: AtomicU32::new(0), inner, ledger }
     }
 
     /// The epoch of the next session.
@@ -84,6 +87,11 @@ impl Connections {
                     self.wake_waiting();
                 }
             }
+            Effect::Held(session, held) => {
+                session.change(|state| state.hold(held));
+                self.wake_waiting();
+            }
+            Effect::ActivityWritten => self.ledger().handle_written(),
             Effect::Desired(ord, change) => {
                 if let Some(session) = self.find(ord) {
                     session.change(|state| state.handle_desired(*change));
@@ -96,20 +104,21 @@ impl Connections {
         let valid_until = session.read(|state| state.valid_until);
         let (older, wheel, waiting, stopping) = {
             let mut inner = self.lock();
-            let mut wheel = None;
-            if let Some(at) = valid_until {
-                let first = inner.expiries.first().is_none_or(|(first, _)| at < *first);
-                inner.expiries.insert((at, session.ord));
-                wheel = inner.wheel.clone().filter(|_| first);
-            }
             let older = inner.sessions.insert(session.ord, Arc::clone(&session));
+            if let Some(older) = &older {
+                inner.forget_expiry(older);
+            }
+            let wheel = valid_until.and_then(|at| inner.expires(session.ord, at));
             if older.is_none() {
                 inner.devices += u64::from(!session.identity.is_module());
             }
-            let activity = Activity { connection_updated: now.wall, last_activity: now.wall };
-            inner.seen.insert(session.ord, activity);
             (older, wheel, std::mem::take(&mut inner.waiting), inner.stopping)
         };
+        {
+            let mut ledger = self.ledger();
+            ledger.handle_back(session.ord);
+            ledger.note(session.ord, now.tick);
+        }
         // Planted: the older session goes on beside the newer one.
         if let Some(older) = older.filter(|_| !model::planted::is("lost_takeover")) {
             older.end(CloseReason::TakenOver);
@@ -123,16 +132,24 @@ impl Connections {
     /// Forgets `session` if it is still the identity's own.
     pub(crate) fn detach(&self, session: &Shared, now: Now) {
         let mut inner = self.lock();
-        let own = inner.sessions.get(&session.ord).is_some_and(|held| held.epoch == session.epoch);
-        if !own {
+        if !inner.is_own(session) {
             return;
         }
-        let active = session.read(|state| state.active);
+        inner.forget_expiry(session);
+        let (active, noted) = session.change(|state| (state.active, state.note()));
         inner.sessions.remove(&session.ord);
         inner.devices = inner.devices.saturating_sub(u64::from(!session.identity.is_module()));
-        let activity =
-            Activity { connection_updated: now.wall, last_activity: active.max(now.wall) };
-        inner.seen.insert(session.ord, activity);
+        let last = Activity { connection_updated: now.wall, last_activity: active.max(now.wall) };
+        let mut ledger = self.ledger();
+        ledger.handle_left(session.ord, last);
+        if noted {
+            ledger.note(session.ord, now.tick);
+        }
+    }
+
+    /// `ord` did something that the tables will be told.
+    pub(crate) fn note(&self, ord: Ordinal, now: Tick) {
+        self.ledger().note(ord, now);
     }
 
     /// The session of `ord`.
@@ -142,15 +159,10 @@ impl Connections {
 
     /// What is known of `ord` right now.
     pub(crate) fn presence(&self, ord: Ordinal) -> Presence {
-        let (session, mut activity) = {
-            let inner = self.lock();
-            (inner.sessions.get(&ord).cloned(), inner.seen.get(&ord).copied())
+        let Some(session) = self.find(ord) else {
+            return Presence { connected: false, activity: self.ledger().last_of(ord) };
         };
-        if let (Some(session), Some(activity)) = (&session, &mut activity) {
-            let active = session.read(|state| state.active);
-            activity.last_activity = activity.last_activity.max(active);
-        }
-        Presence { connected: session.is_some(), activity }
+        Presence { connected: true, activity: Some(session.read(SessionState::activity)) }
     }
 
     /// Open sessions, and how many of them are devices'.
@@ -190,9 +202,18 @@ impl Connections {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// A renewed session is looked at later.
-    pub(crate) fn expires(&self, ord: Ordinal, at: WallTime) {
-        self.lock().expiries.insert((at, ord));
+    /// `session` may go on until `until`.
+    pub(crate) fn renew(&self, session: &Shared, until: WallTime) {
+        let wheel = {
+            let mut inner = self.lock();
+            let own = inner.is_own(session);
+            if own {
+                inner.forget_expiry(session);
+            }
+            session.change(|state| state.valid_until = Some(until));
+            if own { inner.expires(session.ord, until) } else { None }
+        };
+        wheel.iter().for_each(Waker::wake_by_ref);
     }
 
     /// Whom to wake when an expiry comes earlier than known.
@@ -223,36 +244,93 @@ impl Connections {
 
     fn end_expired(&self, now: Now) -> Option<WallTime> {
         loop {
-            let (session, at) = {
+            let session = {
                 let mut inner = self.lock();
                 let (at, ord) = *inner.expiries.first()?;
                 if at > now.wall {
                     return Some(at);
                 }
                 inner.expiries.pop_first();
-                (inner.sessions.get(&ord).cloned(), at)
+                inner.sessions.get(&ord).cloned()
             };
-            let Some(session) = session else { continue };
-            let valid_until = session.read(|state| state.valid_until);
-            match valid_until {
-                Some(until) if until <= now.wall => session.end(CloseReason::Expired),
-                // Renewed: its later expiry has an entry of its own.
-                _ => debug_assert!(valid_until.is_none_or(|until| until >= at)),
+            // One that was renewed in between has a later entry.
+            let is_over = |session: &Arc<Shared>| {
+                session.read(|state| state.valid_until.is_some_and(|until| until <= now.wall))
+            };
+            if let Some(session) = session.filter(is_over) {
+                session.end(CloseReason::Expired);
             }
         }
     }
 
-    /// What the table does not know yet.
-    pub(crate) fn take_seen(&self) -> Vec<(Ordinal, Activity)> {
-        let mut inner = self.lock();
-        let seen: Vec<_> = inner.seen.drain().collect();
-        // A connected identity stays, so that its presence is known without the table.
-        for (ord, activity) in &seen {
-            if inner.sessions.contains_key(ord) {
-                inner.seen.insert(*ord, *activity);
+    /// The next activity to be written, if some is due; until [`Connections::handle_answered`]
+    /// there is no other.
+    pub(crate) fn take_slice(&self, now: Tick) -> Option<Slice> {
+        let due = self.ledger().take_due(now);
+        self.slice(due)
+    }
+
+    /// The same of whatever was noted: the hub is going.
+    pub(crate) fn take_any_slice(&self) -> Option<Slice> {
+        loop {
+            let any = self.ledger().take_any();
+            if any.is_empty() {
+                return None;
+            }
+            // Of those who were deleted nothing is left to tell.
+            if let Some(slice) = self.slice(any) {
+                return Some(slice);
             }
         }
-        seen
+    }
+
+    fn slice(&self, mut noted: Vec<Ordinal>) -> Option<Slice> {
+        // Neighbours in the table are written together.
+        noted.sort_unstable();
+        noted.dedup();
+        let mut slice = Vec::with_capacity(noted.len());
+        for ord in noted {
+            let last = match self.find(ord) {
+                Some(session) => Some(session.change(SessionState::take_activity)),
+                None => self.ledger().last_of(ord),
+            };
+            slice.extend(last.map(|last| (ord, last)));
+        }
+        if slice.is_empty() {
+            return None;
+        }
+        self.ledger().handle_writing(&slice);
+        Some(slice)
+    }
+
+    /// The slice was answered, written or not; what was not is written later.
+    pub(crate) fn handle_answered(&self, now: Tick) {
+        let more = {
+            let mut ledger = self.ledger();
+            ledger.handle_answered(now);
+            ledger.due().is_some_and(|due| due <= now)
+        };
+        let wheel = self.lock().wheel.clone().filter(|_| more);
+        wheel.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// `ord` was here and left.
+    #[cfg(test)]
+    pub(crate) fn leave(&self, ord: Ordinal, now: Now) {
+        let last = Activity { connection_updated: now.wall, last_activity: now.wall };
+        let mut ledger = self.ledger();
+        ledger.handle_left(ord, last);
+        ledger.note(ord, now.tick);
+    }
+
+    /// How many sessions are looked at when their rights end.
+    #[cfg(test)]
+    pub(crate) fn expiries(&self) -> usize {
+        self.lock().expiries.len()
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -260,8 +338,30 @@ impl Connections {
     }
 }
 
+impl Inner {
+    fn is_own(&self, session: &Shared) -> bool {
+        self.sessions.get(&session.ord).is_some_and(|held| held.epoch == session.epoch)
+    }
+
+    /// Looks at `ord` at `at`; gives the wheel if that is earlier than all else.
+    fn expires(&mut self, ord: Ordinal, at: WallTime) -> Option<Waker> {
+        let first = self.expiries.first().is_none_or(|(first, _)| at < *first);
+        self.expiries.insert((at, ord));
+        self.wheel.clone().filter(|_| first)
+    }
+
+    fn forget_expiry(&mut self, session: &Shared) {
+        if let Some(at) = session.read(|state| state.valid_until) {
+            self.expiries.remove(&(at, session.ord));
+        }
+    }
+}
+
+/// Rows of activity, ascending by ordinal.
+pub(crate) type Slice = Vec<(Ordinal, Activity)>;
+
 /// Takes what was seen of whom.
-pub(crate) type WriteSeen = Box<dyn FnMut(Vec<(Ordinal, Activity)>) + Send>;
+pub(crate) type WriteSeen = Box<dyn FnMut(Slice) + Send>;
 
 /// The coarse wheel of all sessions: ends the expired, hands activity to the tables.
 pub(crate) struct Wheel {
@@ -269,8 +369,6 @@ pub(crate) struct Wheel {
     pub(crate) connections: Arc<Connections>,
     /// Writes activity, lazily.
     pub(crate) write: WriteSeen,
-    /// When activity was last written.
-    pub(crate) written: WallTime,
 }
 
 impl Worker for Wheel {
@@ -279,14 +377,15 @@ impl Worker for Wheel {
         if self.connections.is_stopping() {
             return Turn::Finished;
         }
-        if now.wall.since(self.written) >= ACTIVITY_STEP || now.wall < self.written {
-            self.written = now.wall;
-            let seen = self.connections.take_seen();
-            if !seen.is_empty() {
-                (self.write)(seen);
-            }
+        if let Some(slice) = self.connections.take_slice(now.tick) {
+            (self.write)(slice);
         }
-        let pause = next.map_or(EXPIRY_LOOK, |at| at.since(now.wall));
+        let due = self.connections.ledger().due();
+        let expiry = next.map_or(EXPIRY_LOOK, |at| at.since(now.wall));
+        let pause = expiry.min(due.map_or(EXPIRY_LOOK, |due| due.since(now.tick)));
         Turn::Until(now.tick.after(pause.clamp(EXPIRY_STEP, EXPIRY_LOOK)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,13 @@ pub(crate) mod shapes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::id::IdentityId;
+use model::names::{EDGE_AGENT, EDGE_HUB};
 use model::secret::Secret;
 use model::time::WallTime;
 use model::world::Random;
 
-/// Most modules of one device. Source: IoT Hub quotas.
-pub(crate) const MODULES_MAX: usize = 50;
+/// Modules that every edge device has, and that do not count there.
+pub(crate) const SYSTEM_MODULES: [&str; 2] = [EDGE_AGENT, EDGE_HUB];
 /// Length of a key that the hub makes, in bytes.
 const KEY_BYTES: usize = 32;
 /// Lengths of keys that a caller may give, in bytes.
@@ -119,6 +120,15 @@ pub(crate) struct Entry {
     pub(crate) auth: Auth,
     pub(crate) iot_edge: bool,
     pub(crate) managed_by: Box<str>,
+}
+
+impl Entry {
+    /// How many of the modules called `names` count towards what this device may have. A plain
+    /// device has no system modules, whatever its modules are called.
+    pub(crate) fn counted_modules<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> usize {
+        let counts = |name: &&str| !self.iot_edge || !SYSTEM_MODULES.contains(name);
+        names.into_iter().filter(counts).count()
+    }
 }
 
 /// What a caller asks an entry to be; already checked.

@@ -24,6 +24,7 @@ use crate::live::shell::Live;
 use crate::methods::shell::Calls;
 use crate::registry::fresh_key;
 use crate::session::budget::{Budget, HUB_BYTES_MAX};
+use crate::session::effect::Effect;
 use crate::session::shell::{Core, HubApi};
 use crate::settings::Settings;
 use crate::storage::feed::Feed;
@@ -54,7 +55,7 @@ pub struct SignInLink {
 /// orderly end.
 #[derive(Debug)]
 pub struct Hub {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 impl Hub {
@@ -158,11 +159,16 @@ impl Hub {
     pub async fn close(&self) {
         self.end_streams();
         self.core.connections.stop();
-        let seen = self.core.connections.take_seen();
-        // The last write of the tables: everything queued before it is durable after it. A
-        // refusal means that the writer is gone already.
-        let write = move |w: &mut Writing<'_>| Ok(put_activity(w.db, &seen)?);
-        self.core.tables.write(write).await.ok();
+        // The last writes of the tables: everything queued before them is durable after them. A
+        // refusal means that the writer is gone already, or cannot write.
+        while let Some(seen) = self.core.connections.take_any_slice() {
+            let write = move |w: &mut Writing<'_>| Ok(put_activity(w.db, &seen)?);
+            if self.core.tables.write(write).await.is_err() {
+                break;
+            }
+        }
+        let (refused, taken_back) = (self.core.tables.refused(), self.core.tables.taken_back());
+        tracing::info!(refused, taken_back, "the tables close");
         self.core.tables.close();
         self.core.reader.close();
         self.core.telemetry.close().await;
@@ -180,18 +186,32 @@ impl Drop for Hub {
 }
 
 fn start_wheel(world: &World, connections: &Arc<Connections>, tables: &Tables) {
-    let tables = tables.clone();
+    let (tables, answered, clock) = (tables.clone(), Arc::clone(connections), world.clone());
     let write = move |seen: Vec<_>| {
-        // Nobody waits: activity is told lazily, and lost at most once a minute.
-        drop(tables.submit(model::time::Tick::NEVER, (), move |w| Ok(put_activity(w.db, &seen)?)));
+        let connections = Arc::clone(&answered);
+        let answered = Answered { connections, world: clock.clone() };
+        // Nobody waits: activity is told lazily, and what is not kept is told again.
+        drop(tables.submit(model::time::Tick::NEVER, answered, move |w| {
+            put_activity(w.db, &seen)?;
+            w.effects.push(Effect::ActivityWritten);
+            Ok(())
+        }));
     };
-    let wheel = Wheel {
-        connections: Arc::clone(connections),
-        write: Box::new(write),
-        written: world.now().wall,
-    };
+    let wheel = Wheel { connections: Arc::clone(connections), write: Box::new(write) };
     let waker = world.spawner.start("hub-wheel", Box::new(wheel));
     connections.set_wheel(waker);
+}
+
+/// Dropped when a slice of activity is answered.
+struct Answered {
+    connections: Arc<Connections>,
+    world: World,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.connections.handle_answered(self.world.now().tick);
+    }
 }
 
 fn checked(mut settings: Settings) -> Result<Settings, OpenHubError> {

@@ -14,3 +14,6 @@ pub(crate) mod trust;
 pub(crate) mod twins;
 pub(crate) mod words;
 pub(crate) mod writer;
+
+#[cfg(test)]
+mod histories;

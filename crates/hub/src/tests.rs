@@ -8,11 +8,13 @@ mod fleet;
 mod hostile;
 mod live;
 mod operators;
+mod quota;
 mod reference;
 mod service;
 mod stock;
 mod stream;
 mod threads;
+mod two_lives;
 
 use std::path::Path;
 use std::sync::Arc;

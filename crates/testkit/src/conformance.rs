@@ -148,6 +148,7 @@ pub async fn run_all(bench: &Bench) -> usize {
         twin::desired_changes_are_told_and_coalesce,
         twin::a_replacement_tells_what_is_gone,
         twin::subscriptions_outlive_sessions_until_wiped,
+        twin::subscriptions_of_a_clean_session_end_with_it,
         flow::methods_are_called_and_answered,
         flow::a_full_session_gives_the_batch_back,
         messages::messages_are_handed_out_until_they_are_settled,

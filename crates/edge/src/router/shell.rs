@@ -106,6 +106,8 @@ pub(crate) struct Core {
     table: RwLock<Arc<Table>>,
     sessions: Mutex<BTreeMap<ModuleName, Weak<ModuleSession>>>,
     features: Mutex<BTreeMap<ModuleName, FeatureSet>>,
+    /// Held while subscriptions are kept, and while a newer session takes over from an older one.
+    pub(crate) keeping: tokio::sync::Mutex<()>,
     outcome: Mutex<RoutesOutcome>,
     clients: Mutex<Clients>,
     clients_changed: Notify,
@@ -175,6 +177,7 @@ impl Core {
             table: RwLock::new(Arc::new(Table::empty())),
             sessions: Mutex::new(BTreeMap::new()),
             features: Mutex::new(parts.features),
+            keeping: tokio::sync::Mutex::default(),
             outcome: Mutex::new(RoutesOutcome::default()),
             clients: Mutex::new(Clients::default()),
             clients_changed: Notify::new(),
@@ -476,6 +479,8 @@ impl Core {
         if let Some(keys) = self.keys(&module) {
             upstream.set_key(keys.primary);
         }
+        // From the look at what is kept until the older session is closed, nobody keeps anything.
+        let turn = self.keeping.lock().await;
         let persisted = {
             let all = self.features.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(&module).cloned()
@@ -489,6 +494,7 @@ impl Core {
         let valid_until = proven.valid_until;
         let identity = proven.identity.clone();
         let session = self.replace(&upstream, proven, (&module, clean), features.clone());
+        drop(turn);
         self.change_clients(|clients, now| clients.handle_connected(&identity, now));
         self.rewind_inputs(&module).await;
         session.handle_work();

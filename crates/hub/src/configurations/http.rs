@@ -6,6 +6,7 @@ use model::id::DeviceId;
 
 use super::validate;
 use crate::access::Rights;
+use crate::registry::http as registry;
 use crate::service::http::{Call, Outcome, answer, nothing};
 use crate::storage::twins;
 
@@ -24,7 +25,9 @@ pub(crate) async fn apply(call: Call, device: DeviceId) -> Outcome {
         error.details = details;
         error
     })?;
-    call.core.tables.write(move |w| twins::deploy(w, &device, &deployment)).await?;
+    let applied = call.core.tables.write(move |w| twins::deploy(w, &device, &deployment));
+    // A quota that it meets is the device's modules'; `named` tells so.
+    applied.await.map_err(|refusal| registry::named(refusal, false))?;
     Ok(nothing())
 }
 

@@ -132,10 +132,11 @@ async fn delete(call: &Call, identity: IdentityId) -> Outcome {
 }
 
 /// Azure has its own names for what happens to modules.
-fn named(refusal: Refusal, is_module: bool) -> ApiError {
+pub(crate) fn named(refusal: Refusal, is_module: bool) -> ApiError {
     let code = match refusal.kind {
         RefusalKind::AlreadyExists if is_module => ErrorCode::ModuleAlreadyExistsOnDevice,
-        RefusalKind::QuotaExceeded if is_module => ErrorCode::TooManyModulesOnDevice,
+        // The registry has no other quota yet.
+        RefusalKind::QuotaExceeded => ErrorCode::TooManyModulesOnDevice,
         kind => ErrorCode::of(kind),
     };
     ApiError::new(code, refusal.reason.into_owned())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use model::feature::FeatureSet;
 use model::twin::slot::DesiredChange;
 
 use super::shell::Shared;
@@ -15,8 +16,12 @@ pub(crate) enum Effect {
     Attach(Arc<Shared>),
     /// The identity may not go on: deleted, disabled, or other credentials.
     Revoke(Ordinal),
-    /// Its subscriptions are these.
+    /// The subscriptions of its durable session are these.
     Features(Ordinal, FeatureMask),
+    /// The subscriptions that live no longer than this session are these.
+    Held(Arc<Shared>, FeatureSet),
+    /// The slice of activity that was on its way is in the tables.
+    ActivityWritten,
     /// Its desired properties changed.
     Desired(Ordinal, Box<DesiredChange>),
 }

@@ -31,6 +31,10 @@ use crate::telemetry;
 /// The property that marks a will. Source: IoT Hub, "MQTT: using the will".
 const WILL: &[u8] = b"iothub-MessageType=Will";
 
+/// What a request takes while it waits besides what it carries: its job, its reply, its places
+/// in the queues.
+const REQUEST_BYTES: usize = 512;
+
 /// Bytes that `batch` holds until it is answered.
 pub(crate) fn bytes_of(batch: &Batch) -> u32 {
     let sum: usize = batch
@@ -38,10 +42,18 @@ pub(crate) fn bytes_of(batch: &Batch) -> u32 {
         .iter()
         .map(|request| match request {
             DeviceRequest::SendTelemetry(message) => telemetry::size_of(message),
-            DeviceRequest::PatchReported { patch, .. } => limits::object_bytes(&patch.0) + 64,
+            DeviceRequest::PatchReported { patch, .. } => {
+                limits::object_bytes(&patch.0) + REQUEST_BYTES
+            }
             DeviceRequest::AnswerMethod { response, .. } => response.payload.len(),
-            DeviceRequest::InvokeMethod { request, .. } => request.payload.len(),
-            _ => 64,
+            DeviceRequest::InvokeMethod { request, .. } => request.payload.len() + REQUEST_BYTES,
+            DeviceRequest::Subscribe(features) => {
+                features.iter().map(|one| one.filter.len() + 64).sum::<usize>() + REQUEST_BYTES
+            }
+            DeviceRequest::Unsubscribe(filters) => {
+                filters.iter().map(|one| one.len() + 64).sum::<usize>() + REQUEST_BYTES
+            }
+            _ => REQUEST_BYTES,
         })
         .sum();
     u32::try_from(sum).unwrap_or(u32::MAX)
@@ -132,12 +144,18 @@ impl HubSession {
                         .map(Answer::Patched)
                 })
             }
-            DeviceRequest::Subscribe(features) => self.table(permit, deadline, move |w| {
-                twins::subscribe(w, ord, &features).map(Answer::Subscribed)
-            }),
-            DeviceRequest::Unsubscribe(filters) => self.table(permit, deadline, move |w| {
-                twins::unsubscribe(w, ord, &filters).map(|()| Answer::Accepted)
-            }),
+            DeviceRequest::Subscribe(features) => {
+                let session = Arc::clone(&self.shared);
+                self.table(permit, deadline, move |w| {
+                    twins::subscribe(w, &session, &features).map(Answer::Subscribed)
+                })
+            }
+            DeviceRequest::Unsubscribe(filters) => {
+                let session = Arc::clone(&self.shared);
+                self.table(permit, deadline, move |w| {
+                    twins::unsubscribe(w, &session, &filters).map(|()| Answer::Accepted)
+                })
+            }
             DeviceRequest::AnswerMethod { call, response } => {
                 if !self.core.calls.handle_answer(ord, call, response) {
                     debug!(call = call.0, "nobody waits for this answer");
@@ -171,7 +189,7 @@ impl HubSession {
             }
             operation(w)
         };
-        Source::Reply(self.core.tables.submit(deadline, Arc::clone(permit), operation))
+        Source::Reply(self.core.tables.submit_held(deadline, Arc::clone(permit), operation))
     }
 
     fn modules(&self, operation: ModuleOperation, permit: &Arc<Permit>, deadline: Tick) -> Source {
@@ -209,10 +227,9 @@ impl HubSession {
         let core = Arc::clone(&self.core);
         let (answer, reply) = pair();
         let permit = Arc::clone(permit);
-        let found = self
-            .core
-            .tables
-            .submit(Tick::NEVER, (), move |w| identities::find(w, &target).map(|entry| entry.ord));
+        let found = self.core.tables.submit_held(Tick::NEVER, Arc::clone(&permit), move |w| {
+            identities::find(w, &target).map(|entry| entry.ord)
+        });
         super::shell::spawn_invoke(&core, found, request, move |result| {
             // Nobody may be waiting any more.
             answer.send(result.map(Answer::Method)).ok();

@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     pub(crate) generation_id: Box<str>,
     pub(crate) method: Method,
+    /// Whether its subscriptions outlive it.
+    pub(crate) is_durable: bool,
     calls: Arc<Calls>,
     inner: Mutex<Inner>,
 }
@@ -79,7 +81,6 @@ struct Inner {
     /// What was sent behind a message that was not kept is not kept either; none while no
     /// telemetry is on its way.
     chain: Option<Chain>,
-    left: bool,
 }
 
 impl Shared {
@@ -195,17 +196,13 @@ fn attach(
     let mut resumed = false;
     let mut features = FeatureSet::new();
     match link {
-        LinkKind::Mqtt { clean: true } => {
-            for table in ["session", "subscription"] {
-                w.db.prepare_cached(&format!("DELETE FROM {table} WHERE ord = ?"))?
-                    .execute([ord.0])?;
-            }
-        }
+        LinkKind::Mqtt { clean: true } => rows::end_session(w.db, ord)?,
         LinkKind::Mqtt { clean: false } => {
             resumed = rows::has_session(w.db, ord)?;
-            features = rows::subscriptions(w.db, ord)?;
-            if !resumed {
-                w.db.execute("INSERT INTO session (ord) VALUES (?)", [ord.0])?;
+            if resumed {
+                features = rows::subscriptions(w.db, ord)?;
+            } else {
+                rows::begin_session(w.db, ord)?;
             }
         }
         LinkKind::Amqp | LinkKind::Https | LinkKind::Local => {}
@@ -218,6 +215,7 @@ fn attach(
         epoch: core.connections.next_epoch(),
         generation_id: entry.generation_id,
         method: proven.method,
+        is_durable: link == LinkKind::Mqtt { clean: false },
         calls: Arc::clone(&core.calls),
         inner: Mutex::new(Inner { state, ..Inner::default() }),
     });
@@ -275,6 +273,9 @@ impl DeviceSession for HubSession {
             return Err(Full(batch));
         }
         inner.state.active = now.wall;
+        if self.owned && inner.state.note() {
+            self.core.connections.note(self.shared.ord, now.tick);
+        }
         let shared = Arc::clone(&self.shared);
         let budget = Arc::clone(&self.core.budget);
         let permit = Arc::new(Permit { shared, budget, requests, bytes });
@@ -325,8 +326,7 @@ impl DeviceSession for HubSession {
                 Ok(proven.valid_until.unwrap_or(WallTime(i64::MAX)))
             };
             let until = settle(self.core.tables.submit(deadline, (), check)).await?;
-            self.shared.change(|state| state.valid_until = Some(until));
-            self.core.connections.expires(self.shared.ord, until);
+            self.core.connections.renew(&self.shared, until);
             Ok(until)
         })
     }
@@ -334,7 +334,7 @@ impl DeviceSession for HubSession {
     fn close(&self, how: Leave) {
         let revoked = {
             let mut inner = self.shared.lock();
-            if std::mem::replace(&mut inner.left, true) {
+            if std::mem::replace(&mut inner.state.left, true) {
                 return;
             }
             inner.state.closed() == Some(CloseReason::Revoked)

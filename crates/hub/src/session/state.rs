@@ -9,6 +9,8 @@ use model::time::{Tick, WallTime};
 use model::twin::slot::{DesiredChange, DesiredSlot};
 use model::waist::{CloseReason, DeviceEvent};
 
+use crate::storage::rows::Activity;
+
 /// Most requests of one session that wait for their answers.
 pub(crate) const SESSION_REQUESTS_MAX: u32 = 512;
 /// Most bytes of one session that wait for their answers.
@@ -56,6 +58,14 @@ pub(crate) struct SessionState {
     pub(crate) features: FeatureMask,
     pub(crate) valid_until: Option<WallTime>,
     pub(crate) active: WallTime,
+    /// When it was opened.
+    since: WallTime,
+    /// Whether the tables will be told of `active`.
+    noted: bool,
+    /// What is switched on for as long as the session lives; none of a durable one.
+    held: Option<Box<FeatureSet>>,
+    /// Whether its peer has gone.
+    pub(crate) left: bool,
     closed: Option<CloseReason>,
     told: bool,
     requests: u32,
@@ -65,13 +75,42 @@ pub(crate) struct SessionState {
 }
 
 impl SessionState {
-    /// An open session.
+    /// An open session, whose opening the tables will be told.
     pub(crate) fn new(
         features: FeatureMask,
         valid_until: Option<WallTime>,
-        active: WallTime,
+        since: WallTime,
     ) -> Self {
-        Self { features, valid_until, active, ..Self::default() }
+        let (active, noted) = (since, true);
+        Self { features, valid_until, active, since, noted, ..Self::default() }
+    }
+
+    /// When it was opened, and when it last did something.
+    pub(crate) fn activity(&self) -> Activity {
+        Activity { connection_updated: self.since, last_activity: self.active }
+    }
+
+    /// The same on its way to the tables: what comes after is noted again.
+    pub(crate) fn take_activity(&mut self) -> Activity {
+        self.noted = false;
+        self.activity()
+    }
+
+    /// Whether this is the first that the tables do not know; they will be told.
+    pub(crate) fn note(&mut self) -> bool {
+        !std::mem::replace(&mut self.noted, true)
+    }
+
+    /// What is switched on for as long as the session lives.
+    pub(crate) fn held(&self) -> FeatureSet {
+        self.held.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// Switches on `held` and nothing else, for as long as the session lives.
+    pub(crate) fn hold(&mut self, held: FeatureSet) {
+        self.features = FeatureMask::of(&held);
+        // Idle sessions hold no empty set.
+        self.held = Some(held).filter(|held| !held.is_empty()).map(Box::new);
     }
 
     /// Why it is closed, if it is.

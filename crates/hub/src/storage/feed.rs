@@ -98,8 +98,9 @@ pub(crate) struct Feed {
     retention: Retention,
 }
 
+/// Where a feed stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Position {
+pub(crate) struct Position {
     /// The last number given; 0 if none.
     head: u64,
     bytes: u64,
@@ -111,7 +112,8 @@ impl Feed {
     pub(crate) fn open(db: &Connection, retention: Retention) -> rusqlite::Result<Self> {
         let (head, bytes) = db.query_row(
             "SELECT coalesce(max(seq), 0), \
-             coalesce(sum(length(body) + length(identity) + ?1), 0) FROM change WHERE shard = ?2",
+             coalesce(sum(octet_length(body) + octet_length(identity) + ?1), 0) \
+             FROM change WHERE shard = ?2",
             (ROW_BYTES.cast_signed(), SHARD),
             |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?)),
         )?;
@@ -159,7 +161,7 @@ impl Feed {
         let age = i64::try_from(self.retention.age.as_millis()).unwrap_or(i64::MAX);
         let keep_from = now.map_or(WallTime(i64::MIN), |now| WallTime(now.0.saturating_sub(age)));
         let mut oldest = db.prepare_cached(
-            "SELECT seq, at, length(body), length(identity) FROM change WHERE shard = ? \
+            "SELECT seq, at, octet_length(body), octet_length(identity) FROM change WHERE shard = ? \
              ORDER BY seq LIMIT ?",
         )?;
         let mut rows = oldest.query((SHARD, TRIM_MAX.cast_signed()))?;
@@ -184,6 +186,16 @@ impl Feed {
     /// The number of the newest durable change; 0 if there is none.
     pub(crate) fn head(&self) -> u64 {
         self.durable.head
+    }
+
+    /// Where the running transaction stands.
+    pub(crate) fn mark(&self) -> Position {
+        self.staged
+    }
+
+    /// What was appended after `mark` is gone.
+    pub(crate) fn back_to(&mut self, mark: Position) {
+        self.staged = mark;
     }
 
     /// What was appended is durable.
@@ -252,6 +264,10 @@ mod tests {
     }
 
     fn append(feed: &mut Feed, db: &Connection, at: i64) {
+        append_body(feed, db, at, "x".repeat(34));
+    }
+
+    fn append_body(feed: &mut Feed, db: &Connection, at: i64, body: String) {
         let identity = "d1".parse().unwrap();
         let change = Change {
             kind: Kind::ReportedUpdated,
@@ -259,7 +275,7 @@ mod tests {
             identity: &identity,
             version: 1,
             cause: Cause::Device,
-            body: "x".repeat(34),
+            body,
         };
         feed.append(db, WallTime(at), &change).unwrap();
         feed.trim(db, Some(WallTime(at))).unwrap();
@@ -281,6 +297,18 @@ mod tests {
         append(&mut feed, &db, 0);
         assert_eq!(read(&db, 0, 100).unwrap(), FeedPage::Behind { head: 11 });
         assert!(matches!(read(&db, 1, 3).unwrap(), FeedPage::Changes { next: 4, .. }));
+    }
+
+    /// Counted in characters, what is removed would give back less than what was added took.
+    #[test]
+    fn bytes_are_bytes_in_every_alphabet() {
+        let db = database();
+        let retention = Retention { age: Duration::from_hours(1), bytes: 1000 };
+        let mut feed = Feed::open(&db, retention).unwrap();
+        (0..100).for_each(|_| append_body(&mut feed, &db, 0, "ж".repeat(17)));
+        assert_eq!(feed.durable.bytes, 1000, "ten changes of 100 bytes are kept");
+        assert!(matches!(read(&db, 90, 100).unwrap(), FeedPage::Changes { next: 100, .. }));
+        assert_eq!(Feed::open(&db, retention).unwrap().durable.bytes, feed.durable.bytes);
     }
 
     #[test]

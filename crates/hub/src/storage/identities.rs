@@ -1,13 +1,18 @@
 //! Operations on the registry, each inside one turn of the writer.
+//!
+//! Each looks and decides first. What writes gives a [`rusqlite::Result`], which has no place
+//! for a refusal: once something is written, only the store can say no.
 
 use model::id::{DeviceId, IdentityId, ModuleName};
-use model::names::{EDGE_AGENT, EDGE_HUB};
+use model::manifest::MODULES_MAX;
 use model::refusal::{Refusal, RefusalKind};
 
 use super::feed::{Cause, Change, Kind};
 use super::writer::{Fault, Writing};
 use super::{fleet, rows, words};
-use crate::registry::{Auth, Entry, Etag, IfMatch, MODULES_MAX, Ordinal, Wanted, fresh_generation};
+use crate::registry::{
+    Auth, Entry, Etag, IfMatch, Ordinal, SYSTEM_MODULES, Wanted, fresh_generation,
+};
 use crate::session::effect::Effect;
 
 /// What a deployment and the edge agent write as the manager of a module.
@@ -25,18 +30,39 @@ pub(crate) fn create(
             Refusal::new(RefusalKind::AlreadyExists, format!("{identity} exists already")).into()
         );
     }
-    if identity.is_module() {
-        let device = identity.device_id();
-        find(w, &IdentityId::device(&device))?;
-        // The two system modules do not count.
-        if rows::modules(w.db, &device)?.len() >= MODULES_MAX + 2 {
-            let reason = "the device has all the modules it may have";
-            return Err(Refusal::new(RefusalKind::QuotaExceeded, reason).into());
-        }
+    if let Some(module) = identity.module_str() {
+        let device = find(w, &IdentityId::device(&identity.device_id()))?;
+        let there = rows::module_names(w.db, &identity.device_id())?;
+        demand_room(&device, there.iter().map(String::as_str).chain([module]))?;
     }
+    Ok(make(w, identity, wanted, cause)?)
+}
+
+/// Refuses if `device` may not have the modules called `names`.
+pub(crate) fn demand_room<'n>(
+    device: &Entry,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<(), Refusal> {
+    let count = device.counted_modules(names);
+    if count <= MODULES_MAX {
+        return Ok(());
+    }
+    let kind = if device.iot_edge { "an edge device" } else { "a plain device" };
+    let besides = if device.iot_edge { " besides $edgeAgent and $edgeHub" } else { "" };
+    let reason = format!("{kind} has at most {MODULES_MAX} modules{besides}, not {count}");
+    Err(Refusal::new(RefusalKind::QuotaExceeded, reason))
+}
+
+/// Writes an identity that was found to be absent and to have room.
+pub(super) fn make(
+    w: &mut Writing<'_>,
+    identity: &IdentityId,
+    wanted: Wanted,
+    cause: Cause,
+) -> rusqlite::Result<Entry> {
     let entry = insert(w, identity, wanted, cause)?;
     if entry.iot_edge {
-        ensure_system_modules(w, &identity.device_id(), cause)?;
+        make_system_modules(w, &identity.device_id(), &[], cause)?;
     }
     Ok(entry)
 }
@@ -46,7 +72,7 @@ fn insert(
     identity: &IdentityId,
     wanted: Wanted,
     cause: Cause,
-) -> Result<Entry, Fault> {
+) -> rusqlite::Result<Entry> {
     let auth = match wanted.auth {
         Some(auth) => auth.complete(None, w.random),
         None => Auth::fresh(w.random),
@@ -96,24 +122,42 @@ pub(crate) fn update(
         managed_by: wanted.managed_by.unwrap_or_else(|| old.managed_by.clone()),
         ..old.clone()
     };
-    rows::update_entry(w.db, &entry)?;
-    let flags_changed = entry.enabled != old.enabled || entry.iot_edge != old.iot_edge;
+    if entry.iot_edge == old.iot_edge {
+        rewrite(w, &old, &entry, &[])?;
+    } else {
+        let there = rows::module_names(w.db, &identity.device_id())?;
+        demand_room(&entry, there.iter().map(String::as_str))?;
+        rewrite(w, &old, &entry, &there)?;
+    }
+    Ok(entry)
+}
+
+/// Writes `new` over `old`; a device that becomes an edge device has the modules `there`.
+fn rewrite(
+    w: &mut Writing<'_>,
+    old: &Entry,
+    new: &Entry,
+    there: &[String],
+) -> rusqlite::Result<()> {
+    let identity = &new.identity;
+    rows::update_entry(w.db, new)?;
+    let flags_changed = new.enabled != old.enabled || new.iot_edge != old.iot_edge;
     if flags_changed && !identity.is_module() {
-        words::replace(w.db, &entry, &fleet::tags(w.db, entry.ord)?)?;
+        words::replace(w.db, new, &fleet::tags(w.db, new.ord)?)?;
     }
-    record(w, &entry, Kind::IdentityUpdated, Cause::Service)?;
-    if entry.iot_edge && !old.iot_edge {
-        ensure_system_modules(w, &identity.device_id(), Cause::Service)?;
+    record(w, new, Kind::IdentityUpdated, Cause::Service)?;
+    if new.iot_edge && !old.iot_edge {
+        make_system_modules(w, &identity.device_id(), there, Cause::Service)?;
     }
-    if entry.auth != old.auth || !entry.enabled {
-        w.effects.push(Effect::Revoke(entry.ord));
+    if new.auth != old.auth || !new.enabled {
+        w.effects.push(Effect::Revoke(new.ord));
     }
-    if !entry.enabled && !identity.is_module() {
+    if !new.enabled && !identity.is_module() {
         for module in rows::modules(w.db, &identity.device_id())? {
             w.effects.push(Effect::Revoke(module.ord));
         }
     }
-    Ok(entry)
+    Ok(())
 }
 
 /// Removes an identity, its twin, its subscriptions, and the modules of a device.
@@ -130,10 +174,11 @@ pub(crate) fn delete(
             remove(w, &module, cause)?;
         }
     }
-    remove(w, &entry, cause)
+    Ok(remove(w, &entry, cause)?)
 }
 
-fn remove(w: &mut Writing<'_>, entry: &Entry, cause: Cause) -> Result<(), Fault> {
+/// Removes an identity that is there, and nothing else.
+pub(super) fn remove(w: &mut Writing<'_>, entry: &Entry, cause: Cause) -> rusqlite::Result<()> {
     rows::delete_entry(w.db, entry.ord)?;
     if !entry.identity.is_module() {
         words::delete(w.db, entry.ord)?;
@@ -158,16 +203,22 @@ pub(crate) fn ensure_module(
     create(w, &identity, Wanted { managed_by: Some(managed_by), ..Wanted::default() }, cause)
 }
 
-fn ensure_system_modules(
+fn make_system_modules(
     w: &mut Writing<'_>,
     device: &DeviceId,
+    there: &[String],
     cause: Cause,
-) -> Result<(), Fault> {
-    for name in [EDGE_AGENT, EDGE_HUB] {
+) -> rusqlite::Result<()> {
+    for name in SYSTEM_MODULES.into_iter().filter(|name| !there.iter().any(|had| had == name)) {
         let name = name.parse().expect("the system modules have good names");
-        ensure_module(w, device, &name, MANAGED_BY_EDGE.into(), cause)?;
+        insert(w, &IdentityId::module(device, &name), managed_by_edge(), cause)?;
     }
     Ok(())
+}
+
+/// A module that belongs to the edge runtime.
+pub(super) fn managed_by_edge() -> Wanted {
+    Wanted { managed_by: Some(MANAGED_BY_EDGE.into()), ..Wanted::default() }
 }
 
 /// The entry of `identity`, or the refusal that names what is missing.
@@ -196,7 +247,7 @@ pub(crate) fn demand(if_match: &IfMatch, present: Etag) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalKind::PreconditionFailed, "it changed since it was read"))
 }
 
-fn record(w: &mut Writing<'_>, entry: &Entry, kind: Kind, cause: Cause) -> Result<(), Fault> {
+fn record(w: &mut Writing<'_>, entry: &Entry, kind: Kind, cause: Cause) -> rusqlite::Result<()> {
     let change = Change {
         kind,
         ord: entry.ord,
@@ -205,6 +256,5 @@ fn record(w: &mut Writing<'_>, entry: &Entry, kind: Kind, cause: Cause) -> Resul
         cause,
         body: String::new(),
     };
-    w.feed.append(w.db, w.now.wall, &change)?;
-    Ok(())
+    w.feed.append(w.db, w.now.wall, &change)
 }

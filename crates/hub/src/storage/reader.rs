@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::inbox::Inbox;
-use super::writer::settle;
+use super::inbox::{Inbox, NotTaken};
+use super::writer::{settle, too_many};
 
 type Look = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -54,8 +54,10 @@ impl Reader {
             // Nobody may be waiting any more.
             answer.send(result).ok();
         });
-        // A refused job drops its sender, which `settle` reads as "stopping".
-        drop(self.inbox.push(job));
+        if let Err(NotTaken::Full(_)) = self.inbox.push(job) {
+            return Err(too_many());
+        }
+        // A job that was not taken has dropped its sender, which `settle` reads as "stopping".
         settle(reply).await
     }
 

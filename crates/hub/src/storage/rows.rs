@@ -65,6 +65,12 @@ pub(crate) fn modules(db: &Connection, device: &DeviceId) -> rusqlite::Result<Ve
     db.prepare_cached(&sql)?.query_map([device.as_str()], to_entry)?.collect()
 }
 
+/// Names of the modules of `device`, sorted.
+pub(crate) fn module_names(db: &Connection, device: &DeviceId) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT module FROM identity WHERE device = ? AND module <> '' ORDER BY module";
+    db.prepare_cached(sql)?.query_map([device.as_str()], |row| row.get(0))?.collect()
+}
+
 /// Up to `top` devices whose ids come after `after`, by id.
 pub(crate) fn devices(db: &Connection, after: &str, top: u32) -> rusqlite::Result<Vec<Entry>> {
     let sql = format!(
@@ -223,6 +229,19 @@ pub(crate) fn has_session(db: &Connection, ord: Ordinal) -> rusqlite::Result<boo
     db.prepare_cached("SELECT 1 FROM session WHERE ord = ?")?.exists([ord.0])
 }
 
+/// Begins a persistent session of `ord`, who had none. Subscriptions without one are what older
+/// hubs left of clean sessions.
+pub(crate) fn begin_session(db: &Connection, ord: Ordinal) -> rusqlite::Result<()> {
+    end_session(db, ord)?;
+    db.prepare_cached("INSERT INTO session (ord) VALUES (?)")?.execute([ord.0]).map(drop)
+}
+
+/// Ends the persistent session of `ord`, if there is one, with its subscriptions.
+pub(crate) fn end_session(db: &Connection, ord: Ordinal) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM session WHERE ord = ?")?.execute([ord.0])?;
+    db.prepare_cached("DELETE FROM subscription WHERE ord = ?")?.execute([ord.0]).map(drop)
+}
+
 /// Subscriptions of `ord`.
 pub(crate) fn subscriptions(db: &Connection, ord: Ordinal) -> rusqlite::Result<FeatureSet> {
     db.prepare_cached("SELECT filter, feature, qos FROM subscription WHERE ord = ?")?
@@ -246,6 +265,17 @@ pub(crate) fn put_subscription(
     )?
     .execute((ord.0, &*subscription.filter, from_feature(subscription.feature), subscription.qos))
     .map(|_| ())
+}
+
+/// Removes one subscription, if it is there.
+pub(crate) fn delete_subscription(
+    db: &Connection,
+    ord: Ordinal,
+    filter: &str,
+) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM subscription WHERE ord = ? AND filter = ?")?
+        .execute((ord.0, filter))
+        .map(drop)
 }
 
 /// What the table knows of the activity of `ord`.

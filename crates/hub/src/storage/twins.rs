@@ -1,9 +1,12 @@
 //! Operations on twins and subscriptions, each inside one turn of the writer.
 
-use model::feature::FeatureSet;
+use std::sync::Arc;
+
+use model::feature::{FeatureSet, SUBSCRIPTIONS_MAX};
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::refusal::{Refusal, RefusalKind};
-use model::twin::limits::{self, PROPERTIES_BYTES_MAX, TAGS_BYTES_MAX};
+use model::time::Now;
+use model::twin::limits::{self, PROPERTIES_BYTES_MAX, TAGS_BYTES_MAX, TwinFault};
 use model::twin::patch;
 use model::twin::slot::DesiredChange;
 use model::twin::{TwinDocument, TwinPatch, Version};
@@ -12,9 +15,10 @@ use serde_json::{Map, Value};
 use super::feed::{Cause, Change, Kind};
 use super::writer::{Fault, Writing};
 use super::{identities, rows, words};
-use crate::registry::{Entry, IfMatch, Ordinal};
+use crate::registry::{Entry, IfMatch, Ordinal, SYSTEM_MODULES};
 use crate::session::effect::Effect;
-use crate::session::state::FeatureMask;
+use crate::session::shell::Shared;
+use crate::session::state::{FeatureMask, SessionState};
 
 /// How a service writes a section.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,24 +82,42 @@ pub(crate) fn write(
     let entry = identities::find(w, identity)?;
     let mut twin = find(w, entry.ord)?;
     identities::demand(if_match, twin.etag)?;
-    let new_tags = write_tags(&twin.tags, &tags)?;
-    let change = write_desired(w, &mut twin, desired)?;
-    if let Some(tags) = new_tags {
+    let tags = write_tags(&twin.tags, &tags)?;
+    let desired = write_desired(w.now, &mut twin, desired)?;
+    put(w, &entry, &mut twin, Written { tags, desired }, cause)?;
+    Ok((entry, twin))
+}
+
+/// What a write of a twin found to be right changes.
+struct Written {
+    tags: Option<Map<String, Value>>,
+    /// Merged into the twin already.
+    desired: Option<DesiredChange>,
+}
+
+fn put(
+    w: &mut Writing<'_>,
+    entry: &Entry,
+    twin: &mut rows::Twin,
+    written: Written,
+    cause: Cause,
+) -> rusqlite::Result<()> {
+    if let Some(tags) = written.tags {
         twin.tags = tags;
-        if !identity.is_module() {
-            words::replace(w.db, &entry, &twin.tags)?;
+        if !entry.identity.is_module() {
+            words::replace(w.db, entry, &twin.tags)?;
         }
-        record(w, &entry, Kind::TagsUpdated, (twin.version + 1, cause), &twin.tags)?;
+        record(w, entry, Kind::TagsUpdated, (twin.version + 1, cause), &twin.tags)?;
     }
     twin.version += 1;
     twin.etag = twin.etag.next();
-    rows::put_twin(w.db, entry.ord, &twin)?;
-    if let Some(change) = change {
+    rows::put_twin(w.db, entry.ord, twin)?;
+    if let Some(change) = written.desired {
         let version = change.version.0;
-        record(w, &entry, Kind::DesiredUpdated, (version, cause), &change.patch)?;
+        record(w, entry, Kind::DesiredUpdated, (version, cause), &change.patch)?;
         w.effects.push(Effect::Desired(entry.ord, Box::new(change)));
     }
-    Ok((entry, twin))
+    Ok(())
 }
 
 fn write_tags(
@@ -115,29 +137,41 @@ fn write_tags(
 }
 
 fn write_desired(
-    w: &Writing<'_>,
+    now: Now,
     twin: &mut rows::Twin,
     write: SectionWrite,
 ) -> Result<Option<DesiredChange>, Refusal> {
     let before = twin.desired.values.clone();
-    let merged = match write {
+    let patch = match write {
         SectionWrite::Keep => return Ok(None),
         SectionWrite::Merge(change) => {
             limits::check_shape(&change)?;
-            twin.desired.merge(&change, w.now.wall);
-            Some(change)
+            twin.desired.merge(&change, now.wall);
+            change
         }
         SectionWrite::Replace(values) => {
-            limits::check_shape(&values)?;
-            twin.desired.replace(values, w.now.wall);
-            None
+            check_desired(&values)?;
+            return Ok(Some(replace_desired(now, twin, values)));
         }
     };
     limits::check_size("desired", &twin.desired.values, PROPERTIES_BYTES_MAX)?;
     let after = twin.desired.values.clone();
-    // Devices merge what they are told, so what a replacement removes must be named.
-    let patch = merged.unwrap_or_else(|| patch::replacement(&before, &after));
     Ok(Some(DesiredChange { patch, before, after, version: twin.desired.version }))
+}
+
+fn check_desired(values: &Map<String, Value>) -> Result<(), TwinFault> {
+    limits::check_shape(values)?;
+    limits::check_size("desired", values, PROPERTIES_BYTES_MAX)
+}
+
+/// Puts `values`, which were checked, in the place of all desired properties.
+fn replace_desired(now: Now, twin: &mut rows::Twin, values: Map<String, Value>) -> DesiredChange {
+    let before = twin.desired.values.clone();
+    twin.desired.replace(values, now.wall);
+    let after = twin.desired.values.clone();
+    // Devices merge what they are told, so what a replacement removes must be named.
+    let patch = patch::replacement(&before, &after);
+    DesiredChange { patch, before, after, version: twin.desired.version }
 }
 
 /// What a deployment sets on one device.
@@ -147,6 +181,15 @@ pub(crate) struct Deployment {
     pub(crate) desired: Vec<(ModuleName, Map<String, Value>)>,
     /// All modules of the manifest besides the system's; `None` leaves identities alone.
     pub(crate) modules: Option<Vec<ModuleName>>,
+}
+
+/// What a deployment changes on a device, decided before anything is written.
+#[derive(Debug, Default)]
+struct DeploymentPlan<'d> {
+    gone: Vec<Entry>,
+    made: Vec<&'d ModuleName>,
+    /// Of modules that are there, with their twins as they are.
+    desired: Vec<(Entry, rows::Twin, &'d Map<String, Value>)>,
 }
 
 /// Applies `deployment` whole or not at all; equal content writes nothing.
@@ -160,77 +203,150 @@ pub(crate) fn deploy(
         let reason = format!("{device} is not an edge device");
         return Err(Refusal::new(RefusalKind::InvalidRequest, reason).into());
     }
-    // Every refusal comes before the first write.
-    for (name, values) in &deployment.desired {
-        limits::check_shape(values)?;
-        limits::check_size("desired", values, PROPERTIES_BYTES_MAX)?;
-        let made = deployment.modules.as_ref().is_some_and(|all| all.contains(name));
-        if !made && !name.as_str().starts_with("$edge") {
-            identities::find(w, &IdentityId::module(device, name))?;
-        }
+    let plan = plan(w, &entry, deployment)?;
+    Ok(carry_out(w, device, deployment, plan)?)
+}
+
+fn plan<'d>(
+    w: &Writing<'_>,
+    device: &Entry,
+    deployment: &'d Deployment,
+) -> Result<DeploymentPlan<'d>, Fault> {
+    let id = device.identity.device_id();
+    let there = rows::modules(w.db, &id)?;
+    let name_of = |entry: &Entry| entry.identity.module_name();
+    let mut plan = DeploymentPlan::default();
+    let mut kept = there;
+    if let Some(wanted) = &deployment.modules {
+        let stays = |entry: &Entry| {
+            let name = entry.identity.module_str().unwrap_or_default();
+            SYSTEM_MODULES.contains(&name)
+                || &*entry.managed_by != identities::MANAGED_BY_EDGE
+                || wanted.iter().any(|one| one.as_str() == name)
+        };
+        (kept, plan.gone) = kept.into_iter().partition(stays);
+        let is_new =
+            |name: &&ModuleName| !kept.iter().any(|old| name_of(old).as_ref() == Some(name));
+        plan.made = wanted.iter().filter(is_new).collect();
+        let names = kept.iter().filter_map(|entry| entry.identity.module_str());
+        identities::demand_room(device, names.chain(plan.made.iter().map(|name| name.as_str())))?;
     }
-    if let Some(modules) = &deployment.modules {
-        let managed = identities::MANAGED_BY_EDGE;
-        for old in rows::modules(w.db, device)? {
-            let name = old.identity.module_str().unwrap_or_default();
-            let kept = name.starts_with("$edge") || modules.iter().any(|new| new.as_str() == name);
-            if !kept && &*old.managed_by == managed {
-                identities::delete(w, &old.identity, &IfMatch::Any, Cause::Deployment)?;
-            }
-        }
-        for name in modules {
-            identities::ensure_module(w, device, name, managed.into(), Cause::Deployment)?;
-        }
-    }
     for (name, values) in &deployment.desired {
+        check_desired(values)?;
+        if plan.made.contains(&name) {
+            continue;
+        }
+        let Some(at) = kept.iter().position(|old| name_of(old).as_ref() == Some(name)) else {
+            return Err(identities::missing(&IdentityId::module(&id, name)).into());
+        };
+        let entry = kept.swap_remove(at);
+        let twin = find(w, entry.ord)?;
+        plan.desired.push((entry, twin, values));
+    }
+    Ok(plan)
+}
+
+fn carry_out(
+    w: &mut Writing<'_>,
+    device: &DeviceId,
+    deployment: &Deployment,
+    plan: DeploymentPlan<'_>,
+) -> rusqlite::Result<()> {
+    for entry in &plan.gone {
+        identities::remove(w, entry, Cause::Deployment)?;
+    }
+    let mut desired = plan.desired;
+    for name in plan.made {
         let identity = IdentityId::module(device, name);
-        let present = find(w, identities::find(w, &identity)?.ord)?;
-        if present.desired.values != *values {
-            let sections = (SectionWrite::Keep, SectionWrite::Replace(values.clone()));
-            write(w, &identity, sections, &IfMatch::Any, Cause::Deployment)?;
+        let wanted = identities::managed_by_edge();
+        let entry = identities::make(w, &identity, wanted, Cause::Deployment)?;
+        let values = deployment.desired.iter().find(|(of, _)| of == name).map(|(_, values)| values);
+        if let (Some(values), Some(twin)) = (values, rows::twin(w.db, entry.ord)?) {
+            desired.push((entry, twin, values));
+        }
+    }
+    for (entry, mut twin, values) in desired {
+        if twin.desired.values != *values {
+            let change = replace_desired(w.now, &mut twin, values.clone());
+            let written = Written { tags: None, desired: Some(change) };
+            put(w, &entry, &mut twin, written, Cause::Deployment)?;
         }
     }
     Ok(())
 }
 
-/// Adds subscriptions; gives all that are in force.
+/// Adds subscriptions of `session`; gives those that were granted. Only a durable session's are
+/// written; all others live in memory and end with it.
 pub(crate) fn subscribe(
     w: &mut Writing<'_>,
-    ord: Ordinal,
+    session: &Arc<Shared>,
     wanted: &FeatureSet,
 ) -> Result<FeatureSet, Fault> {
-    find(w, ord)?;
-    let mut all = rows::subscriptions(w.db, ord)?;
+    find(w, session.ord)?;
+    let mut all = subscriptions(w, session)?;
     let mut granted = FeatureSet::new();
+    let mut fresh = Vec::new();
     for subscription in wanted {
         let known = all.iter().find(|held| held.filter == subscription.filter);
-        if known.is_none() && all.len() >= model::feature::SUBSCRIPTIONS_MAX {
+        if known.is_none() && all.len() >= SUBSCRIPTIONS_MAX {
             continue;
         }
-        // Planted: subscriptions live no longer than their session.
-        if known != Some(subscription) && !model::planted::is("forgotten_feature") {
-            rows::put_subscription(w.db, ord, subscription)?;
+        if known != Some(subscription) {
+            fresh.push(subscription);
         }
         all.insert(subscription.clone());
         granted.insert(subscription.clone());
     }
-    w.effects.push(Effect::Features(ord, FeatureMask::of(&all)));
+    // Planted: subscriptions live no longer than their session.
+    if session.is_durable && !model::planted::is("forgotten_feature") {
+        for subscription in fresh {
+            rows::put_subscription(w.db, session.ord, subscription)?;
+        }
+    }
+    switch(w, session, all);
     Ok(granted)
 }
 
-/// Removes subscriptions by filter.
+/// Removes subscriptions of `session` by filter.
 pub(crate) fn unsubscribe(
     w: &mut Writing<'_>,
-    ord: Ordinal,
+    session: &Arc<Shared>,
     filters: &[Box<str>],
 ) -> Result<(), Fault> {
+    let mut all = subscriptions(w, session)?;
     for filter in filters {
-        w.db.prepare_cached("DELETE FROM subscription WHERE ord = ? AND filter = ?")?
-            .execute((ord.0, &**filter))?;
+        all.remove(filter);
+        if session.is_durable {
+            rows::delete_subscription(w.db, session.ord, filter)?;
+        }
     }
-    let left = rows::subscriptions(w.db, ord)?;
-    w.effects.push(Effect::Features(ord, FeatureMask::of(&left)));
+    switch(w, session, all);
     Ok(())
+}
+
+/// What is in force for `session`, with what this turn has changed already.
+fn subscriptions(w: &Writing<'_>, session: &Arc<Shared>) -> Result<FeatureSet, Fault> {
+    if session.is_durable {
+        // A clean session that came meanwhile wiped it, and nothing may come back.
+        if !rows::has_session(w.db, session.ord)? {
+            let reason = "a newer session of the identity took over";
+            return Err(Refusal::new(RefusalKind::TakenOver, reason).into());
+        }
+        return Ok(rows::subscriptions(w.db, session.ord)?);
+    }
+    let changed = w.effects.iter().rev().find_map(|effect| match effect {
+        Effect::Held(of, held) if Arc::ptr_eq(of, session) => Some(held.clone()),
+        _ => None,
+    });
+    Ok(changed.unwrap_or_else(|| session.read(SessionState::held)))
+}
+
+fn switch(w: &mut Writing<'_>, session: &Arc<Shared>, all: FeatureSet) {
+    w.effects.push(if session.is_durable {
+        Effect::Features(session.ord, FeatureMask::of(&all))
+    } else {
+        Effect::Held(Arc::clone(session), all)
+    });
 }
 
 fn find(w: &Writing<'_>, ord: Ordinal) -> Result<rows::Twin, Fault> {
@@ -246,7 +362,7 @@ fn record(
     kind: Kind,
     (version, cause): (u64, Cause),
     body: &Map<String, Value>,
-) -> Result<(), Fault> {
+) -> rusqlite::Result<()> {
     let change = Change {
         kind,
         ord: entry.ord,
@@ -255,6 +371,5 @@ fn record(
         cause,
         body: rows::json(body),
     };
-    w.feed.append(w.db, w.now.wall, &change)?;
-    Ok(())
+    w.feed.append(w.db, w.now.wall, &change)
 }

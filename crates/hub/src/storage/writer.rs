@@ -1,26 +1,30 @@
 //! The writer: one worker, one connection, many operations per commit.
 //!
 //! A turn drains what waits, runs it in order inside one transaction, commits, applies the
-//! effects on open sessions in the same order, and only then answers. An operation that is
-//! refused must not have written; the turn asserts it. If anything fails below the rules, all
-//! of the turn is rolled back and everybody is told `Unavailable`.
+//! effects on open sessions in the same order, and only then answers. Operations decide first
+//! and write afterwards, so one that is refused has not written. Should one have done so all the
+//! same, or meet a row that cannot be read, it is taken back alone, told to the log and counted:
+//! no input may cost its neighbours anything. Only the disk's own error rolls a whole turn back,
+//! and then everybody is told `Unavailable`.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::commit::{CommitFault, CommitFaults, CommitStage};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Now, Tick};
 use model::twin::limits::TwinFault;
 use model::world::{Random, Turn, Worker, World};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::feed::Feed;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, NotTaken};
 use super::trust::WallTrust;
 use crate::session::effect::Effect;
+use crate::session::shell::Permit;
 
 /// Most operations in one commit.
 const TURN_OPERATIONS_MAX: usize = 512;
@@ -78,6 +82,7 @@ pub(crate) fn pair<T>() -> (oneshot::Sender<Result<T, Refusal>>, Reply<T>) {
 #[derive(Clone)]
 pub(crate) struct Tables {
     inbox: Arc<Inbox<Box<dyn Job>>>,
+    taken_back: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Tables {
@@ -100,9 +105,11 @@ impl Tables {
     /// Starts the worker.
     pub(crate) fn start(world: &World, parts: WriterParts) -> Self {
         let inbox = Arc::new(Inbox::new());
+        let taken_back = Arc::new(AtomicU64::new(0));
         let writer = Writer {
             parts,
             inbox: Arc::clone(&inbox),
+            taken_back: Arc::clone(&taken_back),
             random: Arc::clone(&world.random),
             jobs: Vec::new(),
             effects: Vec::new(),
@@ -110,7 +117,18 @@ impl Tables {
             is_believed: false,
         };
         inbox.set_waker(world.spawner.start("hub-tables", Box::new(writer)));
-        Self { inbox }
+        Self { inbox, taken_back }
+    }
+
+    /// Operations that wrote and were taken back alone; one means a fault in the hub or in its
+    /// file.
+    pub(crate) fn taken_back(&self) -> u64 {
+        self.taken_back.load(Ordering::Relaxed)
+    }
+
+    /// Operations that found too many waiting.
+    pub(crate) fn refused(&self) -> u64 {
+        self.inbox.refused()
     }
 
     /// Enqueues `operation`; `kept` is dropped when it is answered.
@@ -126,10 +144,25 @@ impl Tables {
     {
         let (answer, reply) = oneshot::channel();
         let job = Operation { deadline, work: Some(operation), result: None, answer, kept };
-        if let Err(mut job) = self.inbox.push(Box::new(job)) {
-            job.fail(stopping());
-            job.answer();
-        }
+        give_back(self.inbox.push(Box::new(job)));
+        reply
+    }
+
+    /// The same for a session's batch, whose room `permit` holds: it waits however many others do.
+    pub(crate) fn submit_held<T, F>(
+        &self,
+        deadline: Tick,
+        permit: Arc<Permit>,
+        operation: F,
+    ) -> Reply<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Writing<'_>) -> Result<T, Fault> + Send + 'static,
+    {
+        let (answer, reply) = oneshot::channel();
+        let work = Some(operation);
+        let job = Operation { deadline, work, result: None, answer, kept: permit };
+        give_back(self.inbox.push_held(Box::new(job)));
         reply
     }
 
@@ -148,6 +181,16 @@ impl Tables {
     }
 }
 
+fn give_back(pushed: Result<(), NotTaken<Box<dyn Job>>>) {
+    let (mut job, refusal) = match pushed {
+        Ok(()) => return,
+        Err(NotTaken::Closed(job)) => (job, stopping()),
+        Err(NotTaken::Full(job)) => (job, too_many()),
+    };
+    job.fail(refusal);
+    job.answer();
+}
+
 /// Waits for a reply; a worker that is gone answers nobody.
 pub(crate) async fn settle<T>(reply: Reply<T>) -> Result<T, Refusal> {
     reply.await.unwrap_or_else(|_| Err(stopping()))
@@ -156,6 +199,11 @@ pub(crate) async fn settle<T>(reply: Reply<T>) -> Result<T, Refusal> {
 /// The hub is going.
 pub(crate) fn stopping() -> Refusal {
     Refusal::new(RefusalKind::Unavailable, "the hub is stopping")
+}
+
+/// More wait already than may.
+pub(crate) fn too_many() -> Refusal {
+    Refusal::new(RefusalKind::Throttled, "too much waits for the tables; try again later")
 }
 
 trait Job: Send {
@@ -220,6 +268,7 @@ where
 struct Writer {
     parts: WriterParts,
     inbox: Arc<Inbox<Box<dyn Job>>>,
+    taken_back: Arc<AtomicU64>,
     random: Arc<dyn Random>,
     jobs: Vec<Box<dyn Job>>,
     effects: Vec<Effect>,
@@ -268,23 +317,72 @@ impl From<rusqlite::Error> for Broken {
     }
 }
 
+/// Where an operation began, to go back to.
+const BEGIN_ONE: &str = "SAVEPOINT one";
+const END_ONE: &str = "RELEASE one";
+const UNDO_ONE: &str = "ROLLBACK TO one";
+
+/// Whether `error` is the disk's or the machine's, so that nothing of the turn can be kept.
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::DiskFull
+                | ErrorCode::OutOfMemory
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::NotADatabase
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::OperationInterrupted
+        )
+    )
+}
+
 impl Writer {
-    fn transact(&mut self, now: Now) -> Result<(), Broken> {
-        let WriterParts { db, feed, told, faults, .. } = &mut self.parts;
-        db.execute_batch("BEGIN")?;
-        let before_all = db.total_changes();
-        for job in &mut self.jobs {
-            let before = db.total_changes();
-            let random = &*self.random;
-            let effects = &mut self.effects;
-            match job.run(&mut Writing { db, now, random, feed, effects }) {
-                Ran::Done => {}
-                Ran::Refused => {
-                    assert_eq!(before, db.total_changes(), "a refused operation wrote");
-                }
-                Ran::Failed(error) => return Err(error.into()),
+    /// Runs one job; what it wrote is taken back if it does not end well.
+    fn run(&mut self, at: usize, now: Now) -> rusqlite::Result<()> {
+        let WriterParts { db, feed, .. } = &mut self.parts;
+        let Some(job) = self.jobs.get_mut(at) else { return Ok(()) };
+        db.prepare_cached(BEGIN_ONE)?.execute([])?;
+        let (mark, effects, changes) = (feed.mark(), self.effects.len(), db.total_changes());
+        let random = &*self.random;
+        let mut writing = Writing { db, now, random, feed, effects: &mut self.effects };
+        let ran = job.run(&mut writing);
+        let wrote = db.total_changes() != changes;
+        let broken = match ran {
+            Ran::Done => None,
+            Ran::Refused if !wrote => None,
+            Ran::Refused => Some("a refused operation wrote".to_owned()),
+            // After some errors SQLite has rolled all of it back by itself.
+            Ran::Failed(error) if is_of_the_disk(&error) || db.is_autocommit() => {
+                return Err(error);
             }
+            Ran::Failed(error) => {
+                let words = "the hub could not do this; its log says why";
+                job.fail(Refusal::new(RefusalKind::Internal, words));
+                Some(error.to_string())
+            }
+        };
+        if let Some(error) = broken {
+            error!(error, wrote, "an operation is taken back");
+            self.taken_back.fetch_add(u64::from(wrote), Ordering::Relaxed);
+            db.prepare_cached(UNDO_ONE)?.execute([])?;
+            feed.back_to(mark);
+            self.effects.truncate(effects);
         }
+        db.prepare_cached(END_ONE)?.execute([]).map(drop)
+    }
+
+    fn transact(&mut self, now: Now) -> Result<(), Broken> {
+        self.parts.db.execute_batch("BEGIN")?;
+        let before_all = self.parts.db.total_changes();
+        for at in 0..self.jobs.len() {
+            self.run(at, now)?;
+        }
+        let WriterParts { db, feed, told, faults, .. } = &mut self.parts;
         if db.total_changes() == before_all {
             db.execute_batch("COMMIT")?;
             return Ok(());
@@ -321,3 +419,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

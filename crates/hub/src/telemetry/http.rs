@@ -286,6 +286,7 @@ pub(crate) fn stream(call: Call) -> Outcome {
         core: call.core,
         device,
         cursor,
+        last: u16::MAX,
         waiting: Vec::new(),
     };
     let events = stream::unfold(follower, |mut follower| async move {
@@ -305,7 +306,9 @@ struct Follower {
     ended: watch::Receiver<u64>,
     device: Option<String>,
     cursor: Cursor,
-    /// What was read and not yet sent, last first.
+    /// The partition that was read last; the one after it is next, so that none starves.
+    last: u16,
+    /// What was read of one partition and not yet sent, last first.
     waiting: Vec<Event>,
 }
 
@@ -323,8 +326,12 @@ impl Follower {
                 return None;
             }
             let mut moved = false;
-            for partition in self.cursor.0.keys().copied().collect::<Vec<_>>() {
+            for partition in self.round() {
                 moved |= self.read(partition).await?;
+                // One read is held, however many partitions there are.
+                if !self.waiting.is_empty() {
+                    break;
+                }
             }
             if self.waiting.is_empty() && !moved {
                 if self.core.connections.is_stopping() || self.core.live.is_stopped() {
@@ -342,8 +349,16 @@ impl Follower {
         }
     }
 
+    /// All partitions, beginning behind the last that was read.
+    fn round(&self) -> Vec<u16> {
+        let behind = self.cursor.0.range(self.last.saturating_add(1)..);
+        let before = self.cursor.0.range(..=self.last);
+        behind.chain(before).map(|(partition, _)| *partition).collect()
+    }
+
     /// Reads one partition; `true` if its cursor moved.
     async fn read(&mut self, partition: u16) -> Option<bool> {
+        self.last = partition;
         let from = self.cursor.0.get(&partition).copied()?;
         let budget = Budget { records: STREAM_READ, bytes: READ_BYTES };
         let batch = self.core.telemetry.read(partition, from, budget).await.ok()?;
@@ -360,8 +375,6 @@ impl Follower {
         let next = batch.next.0.max(batch.bounds.oldest.0);
         self.cursor.0.insert(partition, next.max(from));
         events.reverse();
-        // Sent after what other partitions of this round brought.
-        events.append(&mut self.waiting);
         self.waiting = events;
         Some(next > from)
     }
@@ -370,6 +383,53 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_live_reader_holds_one_read_of_one_partition_and_starves_none() {
+        const PARTITIONS: u16 = 8;
+        let machine = crate::tests::Machine::new();
+        let running = machine.start_with(1, |settings| settings.partitions = PARTITIONS);
+        let core = std::sync::Arc::clone(&running.hub.core);
+        let mut filled = std::collections::BTreeSet::new();
+        for device in (0..).map(|n| format!("d{n}")) {
+            if filled.len() == usize::from(PARTITIONS) {
+                break;
+            }
+            if !filled.insert(partition_of(&device, PARTITIONS)) {
+                continue;
+            }
+            let identity: model::id::IdentityId = device.parse().unwrap();
+            let sender = super::super::Sender {
+                identity: &identity,
+                generation_id: "1",
+                method: crate::access::BY_DEVICE_KEY,
+            };
+            let record = super::super::encode(&Message::default(), sender);
+            let records = vec![record; 2 * STREAM_READ];
+            let chain = journal::worker::Chain::default();
+            let reply = core.telemetry.submit((&device, &chain), records, ()).unwrap();
+            crate::storage::writer::settle(reply).await.unwrap();
+        }
+        let streams = std::sync::Arc::clone(&core.streams);
+        let mut follower = Follower {
+            _room: streams.try_acquire_owned().unwrap(),
+            commits: core.telemetry.follow(),
+            session: None,
+            ended: core.console.follow(),
+            core,
+            device: None,
+            cursor: Cursor((0..PARTITIONS).map(|at| (at, 0)).collect()),
+            last: u16::MAX,
+            waiting: Vec::new(),
+        };
+        let mut begun = std::collections::BTreeSet::new();
+        for _ in 0..STREAM_READ * usize::from(PARTITIONS) {
+            assert!(follower.next().await.is_some());
+            begun.insert(follower.last);
+            assert!(follower.waiting.len() < STREAM_READ, "{} wait", follower.waiting.len());
+        }
+        assert_eq!(begun.len(), usize::from(PARTITIONS), "every partition had its turn");
+    }
 
     #[test]
     fn a_cursor_is_a_vector_by_partition() {

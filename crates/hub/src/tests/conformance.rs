@@ -54,7 +54,7 @@ async fn keeps_every_promise(subjects: Subjects) {
         tolerance: Duration::ZERO,
         without: WITHOUT,
     };
-    assert_eq!(run_all(&bench).await, 13);
+    assert_eq!(run_all(&bench).await, 14);
 }
 
 #[tokio::test(start_paused = true)]

@@ -118,3 +118,25 @@ pub(super) async fn subscriptions_outlive_sessions_until_wiped(bench: &Bench) {
     let fourth = bench.open(&identity, false).await;
     check(&fourth, false, &[]);
 }
+
+/// What a clean session switches on works while it lives, and ends with it.
+pub(super) async fn subscriptions_of_a_clean_session_end_with_it(bench: &Bench) {
+    let identity = bench.identity("clean-subscriptions").await;
+    let first = bench.open(&identity, true).await;
+    bench.subscribe(&*first.session, &[Feature::DesiredChanges, Feature::TwinAnswers]).await;
+    bench.subscribe(&*first.session, &[Feature::Methods]).await;
+    let unsubscribe = DeviceRequest::Unsubscribe(vec![METHODS.into()]);
+    assert_eq!(bench.ask(&*first.session, unsubscribe).await, Ok(Answer::Accepted));
+    let version = bench.cloud.patch_desired(identity.clone(), patch(json!({"n": 1}))).await;
+    let event = bench.event(&*first.session).await;
+    assert_eq!(event, DeviceEvent::Desired { patch: patch(json!({"n": 1})), version });
+    first.session.close(Leave::Lost { will: None });
+
+    let second = bench.open(&identity, false).await;
+    assert!(!second.resumed, "a clean session leaves nothing that could be resumed");
+    if bench.has(Ability::Features) {
+        assert_eq!(second.features, features(&identity, &[]), "a clean session leaves nothing");
+    }
+    bench.cloud.patch_desired(identity.clone(), patch(json!({"n": 2}))).await;
+    bench.quiet(&*second.session, "what a clean session switched on ended with it").await;
+}

@@ -391,9 +391,16 @@ impl ModuleSession {
     }
 
     async fn keep(&self, features: FeatureSet) -> Result<(), Refusal> {
+        let turn = self.core.keeping.lock().await;
         if !self.is_clean {
+            // A clean session that came meanwhile wiped them, and nothing may come back.
+            if self.state().closed == Some(CloseReason::TakenOver) {
+                let reason = "a newer session of the module took over";
+                return Err(Refusal::new(RefusalKind::TakenOver, reason));
+            }
             self.core.keep_features(&self.module, Some(features.clone())).await?;
         }
+        drop(turn);
         let mut state = self.state();
         state.features = features;
         wake(state);
