@@ -50,13 +50,13 @@ codes! {
     IotHubFormatError = 400_006,
     /// The content of a configuration has faults; `details` lists them.
     InvalidConfigurationContent = 400_111,
-    /// The credentials are wrong or lack.
+    /// A newer session of the same identity took over.
+    ConnectionForcefullyClosedOnNewConnection = 400_027,
+    /// The credentials are wrong or lack, or they hold and do not allow this.
     IotHubUnauthorizedAccess = 401_002,
-    /// The credentials are good but do not allow this.
-    IotHubUnauthorized = 401_003,
     /// A quota is used up.
     IotHubQuotaExceeded = 403_002,
-    /// Credentials hold, the right lacks.
+    /// A browser's session lacks the right; 401 would sign the browser out.
     Forbidden = 403_001,
     /// A call with a session's cookie did not come from the console's own page.
     CsrfRejected = 403_900,
@@ -100,25 +100,10 @@ impl ErrorCode {
         u16::try_from(self.number() / 1000).unwrap_or(500)
     }
 
-    /// The code for a refusal that crossed the waist.
+    /// The code for a refusal that crossed the waist: that of [`RefusalKind::code`].
     pub fn of(kind: RefusalKind) -> Self {
-        match kind {
-            RefusalKind::InvalidRequest => Self::ArgumentInvalid,
-            RefusalKind::Unauthenticated => Self::IotHubUnauthorizedAccess,
-            RefusalKind::Forbidden => Self::Forbidden,
-            RefusalKind::DeviceNotFound => Self::DeviceNotFound,
-            RefusalKind::ModuleNotFound => Self::ModuleNotFound,
-            RefusalKind::NotFound => Self::NotFound,
-            RefusalKind::AlreadyExists => Self::DeviceAlreadyExists,
-            RefusalKind::PreconditionFailed => Self::PreconditionFailed,
-            RefusalKind::TooLarge => Self::MessageTooLarge,
-            RefusalKind::QuotaExceeded => Self::IotHubQuotaExceeded,
-            RefusalKind::Throttled => Self::ThrottlingException,
-            RefusalKind::TargetOffline => Self::DeviceNotOnline,
-            RefusalKind::TargetTimedOut | RefusalKind::TimedOut => Self::GatewayTimeout,
-            RefusalKind::TakenOver | RefusalKind::Unavailable => Self::ServiceUnavailable,
-            RefusalKind::Internal => Self::ServerError,
-        }
+        let number = kind.code().number;
+        Self::ALL.iter().copied().find(|code| code.number() == number).unwrap_or(Self::ServerError)
     }
 }
 
@@ -187,6 +172,15 @@ impl From<Refusal> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn https_says_what_the_one_table_of_refusals_says() {
+        for kind in RefusalKind::ALL {
+            let (said, code) = (ErrorCode::of(kind), kind.code());
+            assert_eq!((said.number(), said.name()), (code.number, code.name), "{kind:?}");
+            assert_eq!(said.status(), code.status(), "{kind:?}");
+        }
+    }
 
     #[test]
     fn every_code_has_an_error_status() {

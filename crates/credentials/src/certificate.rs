@@ -29,9 +29,11 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::renewal::Lifetime;
+use crate::skew::CLOCK_SKEW;
 
-/// A certificate is valid this much before it is made, for peers whose clock is behind.
-pub const BACKDATED: Duration = Duration::from_mins(5);
+/// A certificate is valid this much before it is made, for peers whose clock is behind and which
+/// know no tolerance of their own.
+pub const BACKDATED: Duration = CLOCK_SKEW;
 
 /// Why a certificate was not made or not read.
 #[derive(Debug, Error)]

@@ -12,8 +12,12 @@ pub mod certificate;
 
 pub mod connection_string;
 
+pub mod host;
+
 pub mod cipher;
 
 pub mod key_store;
 
 pub mod renewal;
+
+pub mod skew;

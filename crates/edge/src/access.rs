@@ -5,17 +5,15 @@
 //! device that starts offline still knows its modules.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use credentials::key::SymmetricKey;
+use credentials::renewal::Lifetime;
 use credentials::sas::SasToken;
+use credentials::skew::{self, Untimely};
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::refusal::{Refusal, RefusalKind};
 use model::time::WallTime;
 use model::waist::Claim;
-
-/// How far the clocks of two sides may differ.
-pub const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// The keys of one module identity; either proves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,30 +48,46 @@ pub struct Proven {
     pub generation_id: Box<str>,
 }
 
+/// A claim that proves nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// What the caller hears: never whether the module exists or the token is bad.
+    pub refusal: Refusal,
+    /// What only the log may know: everything else was right.
+    pub untimely: Option<Untimely>,
+}
+
+impl From<Untimely> for Denied {
+    fn from(untimely: Untimely) -> Self {
+        Self { refusal: nobody(), untimely: Some(untimely) }
+    }
+}
+
 impl Access {
     /// Checks `claim`.
     ///
     /// # Errors
-    /// `Unauthenticated`, never saying whether the module exists or the token is bad.
-    pub fn check(&self, claim: &Claim, now: WallTime) -> Result<Proven, Refusal> {
+    /// [`Denied`], always `Unauthenticated`.
+    pub fn check(&self, claim: &Claim, now: WallTime) -> Result<Proven, Denied> {
+        let stranger = || Denied { refusal: nobody(), untimely: None };
         match claim {
             Claim::Sas { identity, token } => {
-                let token = token.expose_str().and_then(|text| SasToken::parse(text).ok());
-                token.and_then(|token| self.check_token(identity, &token, now)).ok_or_else(nobody)
+                let token = token.expose_str().and_then(|text| SasToken::parse(text.trim()).ok());
+                let token = token.ok_or_else(stranger)?;
+                let proven = self.check_token(identity, &token).ok_or_else(stranger)?;
+                let from = WallTime(i64::MIN);
+                skew::check(Lifetime { from, until: token.expiry() }, now)?;
+                Ok(proven)
             }
             // Certificates, children of gateways and bare sockets prove nothing here yet.
             Claim::Certificates { .. } | Claim::OnBehalfOf { .. } | Claim::Peer { .. } => {
-                Err(nobody())
+                Err(stranger())
             }
         }
     }
 
-    fn check_token(
-        &self,
-        identity: &IdentityId,
-        token: &SasToken,
-        now: WallTime,
-    ) -> Option<Proven> {
+    /// Whom `token` proves while it holds.
+    fn check_token(&self, identity: &IdentityId, token: &SasToken) -> Option<Proven> {
         let name = identity.module_name()?;
         let keys = self.modules.get(&name)?;
         let signed = token.is_signed_by(&keys.primary)
@@ -84,10 +98,9 @@ impl Access {
             .any(|host| token.covers(&format!("{host}/devices/{}/modules/{name}", self.device)));
         // A policy's name has no meaning on a device.
         let is_own = identity.device_id() == self.device && token.policy().is_none();
-        let holds = now < token.expiry().after(CLOCK_SKEW);
-        (signed && covers && is_own && holds).then(|| Proven {
+        (signed && covers && is_own).then(|| Proven {
             identity: identity.clone(),
-            valid_until: token.expiry().after(CLOCK_SKEW),
+            valid_until: skew::end_of_grace(token.expiry()),
             generation_id: keys.generation_id.clone(),
         })
     }
@@ -99,6 +112,10 @@ fn nobody() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use credentials::skew::CLOCK_SKEW;
+
     use super::*;
 
     const NOW: WallTime = WallTime(1_000_000_000);
@@ -150,7 +167,47 @@ mod tests {
         check("d", "hub.local/devices/d", "a2V5", 60, false);
         let claim = Claim::Sas { identity: "d/m".parse().unwrap(), token: "rubbish".into() };
         let said = access().check(&claim, NOW).unwrap_err();
-        assert_eq!(said, nobody());
+        assert_eq!(said.refusal, nobody());
+    }
+
+    #[test]
+    fn the_router_has_the_tolerance_of_the_hub_and_tells_the_log_what_it_lacked() {
+        let check = |seconds: i64, key_text: &str, expected: Option<u64>| {
+            let expiry = WallTime::from_unix_seconds(NOW.unix_seconds() + seconds);
+            let resource = "hub.local/devices/d/modules/m";
+            let token = SasToken::sign(resource, None, expiry, &key(key_text));
+            let claim = Claim::Sas { identity: "d/m".parse().unwrap(), token };
+            let untimely = access().check(&claim, NOW).err().and_then(|denied| denied.untimely);
+            let expected = expected.map(|ago| Untimely::Ended(Duration::from_secs(ago)));
+            assert_eq!(untimely, expected, "{seconds}");
+        };
+        check(60, "a2V5", None);
+        check(0, "a2V5", None);
+        check(-240, "a2V5", None);
+        check(-330, "a2V5", Some(330));
+        check(-86_400, "a2V5", Some(86_400));
+        // A stranger's token is no matter of clocks.
+        check(-330, "eHh4", None);
+    }
+
+    #[test]
+    fn a_module_is_proven_by_an_audience_encoded_once_or_twice() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        let check = |sr: &str, proven: bool| {
+            let sig = STANDARD.encode(key("a2V5").sign(format!("{sr}\n2000000000").as_bytes()));
+            let sig = sig.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+            let token = format!("SharedAccessSignature sr={sr}&sig={sig}&se=2000000000");
+            let mut access = access();
+            let keys = access.modules.values().next().unwrap().clone();
+            access.modules.insert("$m:1".parse().unwrap(), keys);
+            let claim = Claim::Sas { identity: "d/$m:1".parse().unwrap(), token: token.into() };
+            assert_eq!(access.check(&claim, NOW).is_ok(), proven, "{sr}");
+        };
+        check("hub.local%2Fdevices%2Fd%2Fmodules%2F%24m%3A1", true);
+        check("hub.local%2Fdevices%2Fd%2Fmodules%2F%2524m%253A1", true);
+        check("hub.local%2Fdevices%2Fd%2Fmodules%2F%2524m%253A2", false);
+        check("hub.local%2Fdevices%2Fd%252Fmodules%252F%2524m%253A1", false);
     }
 
     #[test]

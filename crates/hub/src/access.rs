@@ -1,13 +1,18 @@
-//! Who may do what: claims of devices, policies of services. Pure, default deny.
+//! Who may do what: claims of devices, policies of services. Pure but for `shell.rs`, default
+//! deny.
 //!
-//! Signatures are compared in constant time. A refusal never says what was wrong.
+//! Signatures are compared in constant time. A refusal never says what was wrong; only the log
+//! is told when it was nothing but the time.
 
-use std::time::Duration;
+pub(crate) mod shell;
 
 use bytes::Bytes;
 use credentials::certificate::Leaf;
+use credentials::host;
 use credentials::key::SymmetricKey;
+use credentials::renewal::Lifetime;
 use credentials::sas::SasToken;
+use credentials::skew::{self, Untimely};
 use model::id::IdentityId;
 use model::refusal::{Refusal, RefusalKind};
 use model::secret::Secret;
@@ -51,9 +56,6 @@ impl Rights {
     }
 }
 
-/// How far the clock of whoever made a certificate may be ahead; its end allows nothing.
-const SKEW: Duration = Duration::from_mins(5);
-
 /// The policies of a new hub. Source: IoT Hub, "Control access", built-in policies.
 pub(crate) const POLICIES: [(&str, Rights); 5] = [
     ("iothubowner", Rights(15)),
@@ -75,6 +77,27 @@ pub(crate) struct Access {
     pub(crate) hosts: Vec<String>,
     /// By the order of [`POLICIES`]: base64 keys.
     pub(crate) keys: Vec<Secret>,
+}
+
+/// A proof that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Denied {
+    /// What the caller hears.
+    pub(crate) refusal: Refusal,
+    /// What the log may know besides: everything else was right.
+    pub(crate) untimely: Option<Untimely>,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, untimely: None }
+    }
+}
+
+impl From<Untimely> for Denied {
+    fn from(untimely: Untimely) -> Self {
+        Self { refusal: refused(), untimely: Some(untimely) }
+    }
 }
 
 /// A proven claim.
@@ -128,68 +151,70 @@ impl Access {
     }
 
     /// Proves `claim` against the entry of its subject and the device it is on.
-    pub(crate) fn prove(
+    pub(crate) fn check_claim(
         &self,
         claim: &Claim,
         entry: &Entry,
         device: &Entry,
         now: WallTime,
-    ) -> Result<Proven, Refusal> {
+    ) -> Result<Proven, Denied> {
         match claim {
             Claim::Sas { identity, token } if *identity == entry.identity => {
-                self.prove_token(&read(token)?, entry, device, now)
+                self.check_token(&read(token)?, entry, device, now)
             }
             Claim::Certificates { identity, chain } if *identity == entry.identity => {
                 prove_leaf(chain, entry, device, now)
             }
-            _ => Err(refused()),
+            _ => Err(refused().into()),
         }
     }
 
-    /// Proves `token` against `entry` and the device it is on.
-    pub(crate) fn prove_token(
+    /// Proves `token` against `entry` and the device it is on; its time comes last, for who it
+    /// is may then be told.
+    pub(crate) fn check_token(
         &self,
         token: &SasToken,
         entry: &Entry,
         device: &Entry,
         now: WallTime,
-    ) -> Result<Proven, Refusal> {
+    ) -> Result<Proven, Denied> {
         let identity = &entry.identity;
-        if !entry.enabled || !device.enabled {
-            return Err(refused());
-        }
-        if token.expiry() <= now {
-            return Err(refused());
-        }
-        if !self.covers_device(token, identity) {
-            return Err(refused());
+        if !entry.enabled || !device.enabled || !self.covers_device(token, identity) {
+            return Err(refused().into());
         }
         let method = if let Some(policy) = token.policy() {
             self.prove_policy(token, policy, Rights::DEVICE)?;
             Method::Policy
         } else {
-            let Auth::Sas { primary, secondary } = &entry.auth else { return Err(refused()) };
+            let Auth::Sas { primary, secondary } = &entry.auth else {
+                return Err(refused().into());
+            };
             if !(signed_by(token, primary) | signed_by(token, secondary)) {
-                return Err(refused());
+                return Err(refused().into());
             }
             if identity.is_module() { Method::ModuleKey } else { Method::DeviceKey }
         };
-        Ok(Proven { valid_until: Some(token.expiry()), method })
+        skew::check(life(token), now)?;
+        Ok(Proven { valid_until: Some(skew::end_of_grace(token.expiry())), method })
     }
 
     /// The rights of a service's token; `path` is what it asks for.
-    pub(crate) fn service(
+    pub(crate) fn check_service(
         &self,
         token: &SasToken,
         path: &str,
         wanted: Rights,
         now: WallTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Denied> {
         let policy = token.policy().ok_or_else(refused)?;
-        if token.expiry() <= now || !self.covers(token, path) {
-            return Err(refused());
+        if !self.covers(token, path) {
+            return Err(refused().into());
         }
-        self.prove_policy(token, policy, wanted)
+        let allowed = self.prove_policy(token, policy, wanted);
+        if allowed.is_ok() || allowed.as_ref().is_err_and(|no| no.kind == RefusalKind::Forbidden) {
+            skew::check(life(token), now)?;
+        }
+        Ok(allowed?)
     }
 
     fn prove_policy(&self, token: &SasToken, policy: &str, wanted: Rights) -> Result<(), Refusal> {
@@ -207,12 +232,7 @@ impl Access {
 
     /// Whether `host`, with or without a port, is one of the hub's names.
     pub(crate) fn is_our_host(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        let name = name.trim_matches(['[', ']']);
-        self.hosts.iter().any(|own| own.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
+        self.hosts.iter().any(|own| host::is_same(own, host))
     }
 
     fn covers_device(&self, token: &SasToken, identity: &IdentityId) -> bool {
@@ -235,16 +255,24 @@ fn prove_leaf(
     entry: &Entry,
     device: &Entry,
     now: WallTime,
-) -> Result<Proven, Refusal> {
-    let Auth::SelfSigned { primary, secondary } = &entry.auth else { return Err(refused()) };
+) -> Result<Proven, Denied> {
+    let Auth::SelfSigned { primary, secondary } = &entry.auth else {
+        return Err(refused().into());
+    };
     let leaf = chain.first().and_then(|der| Leaf::parse(der).ok()).ok_or_else(refused)?;
     let known = [primary, secondary].into_iter().flatten();
     let fits = known.fold(false, |fits, thumbprint| fits | leaf.has_thumbprint(thumbprint));
-    let begun = leaf.not_before <= now.after(SKEW);
-    if !fits || !begun || leaf.not_after <= now || !entry.enabled || !device.enabled {
-        return Err(refused());
+    if !fits || !entry.enabled || !device.enabled {
+        return Err(refused().into());
     }
-    Ok(Proven { valid_until: Some(leaf.not_after), method: Method::Thumbprint })
+    skew::check(leaf.life(), now)?;
+    let valid_until = Some(skew::end_of_grace(leaf.not_after));
+    Ok(Proven { valid_until, method: Method::Thumbprint })
+}
+
+/// A token does not say since when it holds.
+fn life(token: &SasToken) -> Lifetime {
+    Lifetime { from: WallTime(i64::MIN), until: token.expiry() }
 }
 
 /// Reads a token.
@@ -265,67 +293,4 @@ pub(crate) fn refused() -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(name: &str) -> Secret {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.encode(format!("{name:-<32}")).into()
-    }
-
-    fn token(resource: &str, signer: &str, policy: Option<&str>, expiry: i64) -> SasToken {
-        let key = SymmetricKey::parse(key(signer).expose_str().unwrap()).unwrap();
-        let expiry = WallTime::from_unix_seconds(expiry);
-        read(&SasToken::sign(resource, policy, expiry, &key)).unwrap()
-    }
-
-    fn access() -> Access {
-        let keys = POLICIES.iter().map(|(name, _)| key(name)).collect();
-        Access { hosts: vec!["hub.test".into()], keys }
-    }
-
-    #[test]
-    fn a_resource_covers_by_host_and_whole_segments() {
-        let check = |resource: &str, path: &str, expected: bool| {
-            let token = token(resource, "service", Some("service"), 100);
-            assert_eq!(access().covers(&token, path), expected, "{resource} {path}");
-        };
-        check("hub.test", "devices/d1", true);
-        check("HUB.test:8883/devices/d1", "devices/d1", true);
-        check("hub.test/devices/d1", "devices/d1/modules/m", true);
-        check("hub.test/devices/d", "devices/d1", false);
-        check("hub.test/devices/D1", "devices/d1", false);
-        check("hub.test/devices/d1/modules/m", "devices/d1", false);
-        check("other.test", "devices/d1", false);
-    }
-
-    #[test]
-    fn every_policy_has_its_rights_and_no_others() {
-        let check = |policy: &str, wanted: Rights, expected: bool| {
-            let token = token("hub.test", policy, Some(policy), 100);
-            let got = access().service(&token, "devices/d1", wanted, WallTime(0));
-            assert_eq!(got.is_ok(), expected, "{policy} {wanted:?}");
-        };
-        check("iothubowner", Rights::REGISTRY_WRITE, true);
-        check("iothubowner", Rights::SERVICE, true);
-        check("service", Rights::SERVICE, true);
-        check("service", Rights::REGISTRY_READ, false);
-        check("registryRead", Rights::REGISTRY_READ, true);
-        check("registryRead", Rights::REGISTRY_WRITE, false);
-        check("registryReadWrite", Rights::REGISTRY_READ, true);
-        check("device", Rights::SERVICE, false);
-        check("unknown", Rights::REGISTRY_READ, false);
-    }
-
-    #[test]
-    fn an_expired_token_and_a_wrong_key_prove_nothing() {
-        let check = |key: &str, expiry: i64, expected: bool| {
-            let token = token("hub.test", key, Some("service"), expiry);
-            let got = access().service(&token, "twins/d1", Rights::SERVICE, WallTime(50_000));
-            assert_eq!(got.is_ok(), expected, "{key} {expiry}");
-        };
-        check("service", 51, true);
-        check("service", 50, false);
-        check("device", 51, false);
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::OpenHubError;
 use crate::PeerOf;
+use crate::access::shell::Guard;
 use crate::access::{Access, POLICIES};
 use crate::connections::{Connections, Wheel};
 use crate::console::shell::Console;
@@ -99,7 +100,7 @@ impl Hub {
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let core = Core {
             world,
-            access,
+            access: Guard::new(access),
             tables,
             reader,
             telemetry,

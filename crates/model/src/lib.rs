@@ -25,5 +25,6 @@ pub mod route;
 pub mod router_plan;
 
 pub mod feature;
+pub mod log_limit;
 pub mod refusal;
 pub mod waist;

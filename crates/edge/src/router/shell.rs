@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use api::router::RouterMetrics;
+use credentials::skew::Untimely;
 use journal::disk::Disk;
 use journal::log::{CommitError, LaneId, LogOptions, OpenLogError, ReadError, StageError};
 use journal::queue::{LaneStats, Queue};
 use journal::worker::{Chain, Intake, IntakeFull, IntakeLimits, Writer, WriterTurn, channel};
 use model::feature::FeatureSet;
 use model::id::{DeviceId, IdentityId, ModuleName};
+use model::log_limit::LogLimit;
 use model::names::{EDGE_HUB, UPSTREAM};
 use model::planted;
 use model::refusal::{Refusal, RefusalKind};
@@ -103,6 +105,8 @@ pub(crate) struct Core {
     pub(crate) stopped: watch::Receiver<bool>,
     store: Store,
     access: RwLock<Access>,
+    /// Lines about claims that came too early or too late.
+    denied: Mutex<LogLimit>,
     table: RwLock<Arc<Table>>,
     sessions: Mutex<BTreeMap<ModuleName, Weak<ModuleSession>>>,
     features: Mutex<BTreeMap<ModuleName, FeatureSet>>,
@@ -166,6 +170,7 @@ impl Core {
         let core = Arc::new(Self {
             started: world.now().tick,
             access: RwLock::new(Access { device: device.clone(), hosts, modules: parts.modules }),
+            denied: Mutex::default(),
             world,
             device,
             intake,
@@ -219,8 +224,22 @@ impl Core {
 
     /// Checks a claim.
     pub(crate) fn prove(&self, claim: &Claim) -> Result<Proven, Refusal> {
+        let now = self.world.now().wall;
         let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
-        access.check(claim, self.world.now().wall)
+        access.check(claim, now).map_err(|denied| {
+            if let Some(untimely) = denied.untimely {
+                self.tell_untimely(claim, untimely, now);
+            }
+            denied.refusal
+        })
+    }
+
+    /// The caller hears no reason; whoever runs the device reads it.
+    fn tell_untimely(&self, claim: &Claim, untimely: Untimely, now: WallTime) {
+        let admitted = self.denied.lock().unwrap_or_else(PoisonError::into_inner).admit(now.0);
+        if let (Some(silenced), Claim::Sas { identity, .. }) = (admitted, claim) {
+            warn!(%identity, silenced, reason = %untimely, "token refused");
+        }
     }
 
     /// Whether messages of `identity` can still be sent upstream.

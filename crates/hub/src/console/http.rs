@@ -293,7 +293,7 @@ pub(crate) fn links(call: &Call) -> Outcome {
     };
     if !access::policy(own).1.allow(access::policy(policy).1) {
         let words = "a link cannot have more rights than whoever asks for it";
-        return Err(ApiError::new(ErrorCode::Forbidden, words));
+        return Err(call.not_allowed(words));
     }
     answer(&issue(&call.core, policy), None)
 }

@@ -50,7 +50,7 @@ pub(crate) async fn devices(call: Call) -> Outcome {
     let with_tags = call.prove(Rights::SERVICE).is_ok();
     if search.needs_tags() && !with_tags {
         let words = "tags belong to twins: searching them needs the right `service`";
-        return Err(ApiError::new(ErrorCode::Forbidden, words));
+        return Err(call.not_allowed(words));
     }
     let top = usize::try_from(call.number("top", ROWS)?).unwrap_or(usize::MAX);
     if top == 0 || top > DEVICE_ROWS_MAX {

@@ -23,6 +23,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::id::{DeviceId, IdentityId, ModuleName};
+use model::refusal::{Refusal, RefusalKind};
 use model::secret::Secret;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -296,9 +297,16 @@ impl Call {
         match &self.caller {
             Caller::Token(token) => Ok(self.core.access.service(token, &self.path, wanted, now)?),
             Caller::Session(session) if access::policy(session.policy.0).1.allow(wanted) => Ok(()),
-            Caller::Session(_) => {
-                Err(ApiError::new(ErrorCode::Forbidden, "the session does not allow this"))
-            }
+            Caller::Session(_) => Err(self.not_allowed("the session does not allow this")),
+        }
+    }
+
+    /// The caller is proven and lacks a right. A browser must not take that for the end of its
+    /// session.
+    pub(crate) fn not_allowed(&self, words: &'static str) -> ApiError {
+        match &self.caller {
+            Caller::Token(_) => Refusal::new(RefusalKind::Forbidden, words).into(),
+            Caller::Session(_) => ApiError::new(ErrorCode::Forbidden, words),
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use super::budget::Budget;
 use super::effect::Effect;
 use super::state::{FeatureMask, SessionState};
+use crate::access::shell::Guard;
 use crate::access::{Access, Method, Proven, refused};
 use crate::connections::Connections;
 use crate::console::shell::Console;
@@ -37,7 +38,7 @@ use crate::telemetry::shell::Telemetry;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) world: World,
-    pub(crate) access: Access,
+    pub(crate) access: Guard,
     pub(crate) tables: Tables,
     pub(crate) reader: Reader,
     pub(crate) telemetry: Telemetry,

@@ -51,7 +51,7 @@ async fn keeps_every_promise(subjects: Subjects) {
         cloud: Arc::new(ServiceCloud::new(Arc::clone(&running))),
         world: running.world(),
         subjects,
-        tolerance: Duration::ZERO,
+        tolerance: credentials::skew::CLOCK_SKEW,
         without: WITHOUT,
     };
     assert_eq!(run_all(&bench).await, 14);

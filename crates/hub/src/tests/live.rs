@@ -125,6 +125,7 @@ async fn presence_is_known_at_once_and_survives_a_restart_lazily() {
 #[tokio::test(start_paused = true)]
 async fn a_known_certificate_opens_a_session_until_it_ends() {
     use credentials::certificate::{Authority, Leaf, Validity};
+    use credentials::skew::CLOCK_SKEW;
 
     let machine = Machine::new();
     let r = machine.start(1);
@@ -145,11 +146,14 @@ async fn a_known_certificate_opens_a_session_until_it_ends() {
         let claim = Claim::Certificates { identity, chain: [der.clone()].into() };
         r.api.open(claim, CLEAN, Tick::NEVER).await.map(|opened| opened.valid_until)
     };
-    assert_eq!(open("d1").await, Ok(Some(leaf.not_after)));
+    let grace = leaf.not_after.after(CLOCK_SKEW);
+    assert_eq!(open("d1").await, Ok(Some(grace)));
     assert!(open("d2").await.is_err(), "another device's certificate");
     r.device("d3").await;
     assert!(open("d3").await.is_err(), "a device with keys");
     Host::sleep(Duration::from_hours(2)).await;
+    assert_eq!(open("d1").await, Ok(Some(grace)));
+    Host::sleep(CLOCK_SKEW).await;
     assert!(open("d1").await.is_err(), "the certificate has ended");
 }
 

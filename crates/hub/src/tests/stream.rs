@@ -631,5 +631,5 @@ async fn calls_of_methods_are_remembered_without_their_payloads() {
     assert!(feed.to_string().contains("methodInvoked"));
     let (status, _) =
         r.call_as("registryRead", ("GET", "/api/v1/devices/e/methods"), None, Value::Null).await;
-    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
 }

@@ -29,7 +29,7 @@ const NO_OUTCOMES: Without = Without {
     reason: "MQTT 3.1.1 has PUBACK and nothing else to say about a message",
 };
 /// How long the router honours a token past its end.
-const TOLERANCE: Duration = edge::access::CLOCK_SKEW;
+const TOLERANCE: Duration = credentials::skew::CLOCK_SKEW;
 /// Scenarios that every bench runs.
 const SCENARIOS: usize = 14;
 
@@ -40,7 +40,7 @@ async fn client_over_hub(subjects: Subjects) {
         cloud: Arc::new(hub.cloud.clone()),
         world: hub.field.world(),
         subjects,
-        tolerance: Duration::ZERO,
+        tolerance: TOLERANCE,
         without: &[NO_MESSAGES, NO_REASONS, NO_RENEWAL, NO_FEATURES],
     };
     assert_eq!(run_all(&bench).await, SCENARIOS);

@@ -4,27 +4,10 @@ use model::refusal::{Refusal, RefusalKind};
 use model::time::WallTime;
 use serde_json::{Value, json};
 
-/// Status and Azure's error number. Source: IoT Hub error codes; number = status × 1000 + n.
+/// Status and Azure's error number: those of [`RefusalKind::code`].
 pub fn status(kind: RefusalKind) -> (u16, u32) {
-    use RefusalKind as K;
-    match kind {
-        K::InvalidRequest => (400, 400_004),
-        K::Unauthenticated => (401, 401_003),
-        K::Forbidden => (401, 401_002),
-        K::DeviceNotFound => (404, 404_001),
-        K::ModuleNotFound => (404, 404_010),
-        K::NotFound => (404, 404_002),
-        K::AlreadyExists => (409, 409_001),
-        K::PreconditionFailed => (412, 412_001),
-        K::TooLarge => (413, 413_001),
-        K::QuotaExceeded => (403, 403_002),
-        K::Throttled => (429, 429_001),
-        K::TargetOffline => (404, 404_103),
-        K::TargetTimedOut | K::TimedOut => (504, 504_101),
-        K::TakenOver => (400, 400_027),
-        K::Unavailable => (503, 503_001),
-        K::Internal => (500, 500_001),
-    }
+    let code = kind.code();
+    (code.status(), code.number)
 }
 
 /// The kind that a status of a twin answer means.
@@ -47,26 +30,7 @@ pub fn kind(status: u16) -> RefusalKind {
 
 /// The CONNACK code. SDKs give up on 5 and try again on 3, so 5 is only for credentials.
 pub fn connack_code(kind: RefusalKind) -> u8 {
-    use RefusalKind as K;
-    match kind {
-        K::InvalidRequest
-        | K::Unauthenticated
-        | K::Forbidden
-        | K::DeviceNotFound
-        | K::ModuleNotFound
-        | K::NotFound => 5,
-        K::AlreadyExists
-        | K::PreconditionFailed
-        | K::TooLarge
-        | K::QuotaExceeded
-        | K::Throttled
-        | K::TargetOffline
-        | K::TargetTimedOut
-        | K::TakenOver
-        | K::TimedOut
-        | K::Unavailable
-        | K::Internal => 3,
-    }
+    kind.code().connack
 }
 
 /// What a CONNACK code other than 0 says to a client.

@@ -61,8 +61,44 @@ fn user_names_are_read_as_sdks_and_bare_clients_write_them() {
     check("Hub.x:8883/d/m/?api-version=2019-10-01", "Hub.x:8883", "d/m");
     check("hub/d", "hub", "d");
     check("hub/d/", "hub", "d");
+    check("hub/?d/?api-version=1", "hub", "?d");
+    check("hub/d/?m/?api-version=1", "hub", "d/?m");
+    check("hub/d/?", "hub", "d");
+    check("hub/d/?DeviceClientType=%ff", "hub", "d");
     assert_eq!(UserName::parse("d"), Err(InvalidTopic::UserName));
+    assert_eq!(UserName::parse("hub/d/m/x/?api-version=1"), Err(InvalidTopic::UserName));
+    assert_eq!(UserName::parse("hub/d/m/x"), Err(InvalidTopic::UserName));
     assert_eq!(UserName::parse("/d"), Err(InvalidTopic::UserName));
+}
+
+#[test]
+fn user_names_of_2016_to_2018_carry_their_query_without_a_question_mark() {
+    let check = |text: &str, who: &str, version: &str, client: Option<&str>| {
+        let user = UserName::parse(text).unwrap();
+        let read = (user.identity.as_str(), user.api_version.as_deref());
+        assert_eq!(read, (who, Some(version)), "{text}");
+        assert_eq!(user.client_type.as_deref(), client, "{text}");
+    };
+    check("localhost/plain-1/api-version=2016-11-14", "plain-1", "2016-11-14", None);
+    check("localhost/plain-1/api-version=2018-06-30", "plain-1", "2018-06-30", None);
+    check("localhost/d/m/api-version=2018-06-30", "d/m", "2018-06-30", None);
+    check(
+        "localhost/plain-1/api-version=2016-11-14&DeviceClientType=iothubclient%2f1.2.1%20(native%3b%20Linux%3b%20x86_64)",
+        "plain-1",
+        "2016-11-14",
+        Some("iothubclient/1.2.1 (native; Linux; x86_64)"),
+    );
+    check(
+        "localhost/plain-1/api-version=2016-11-14/DeviceClientType=Microsoft.Azure.Devices.Client/1.2.2",
+        "plain-1",
+        "2016-11-14",
+        Some("Microsoft.Azure.Devices.Client/1.2.2"),
+    );
+    check("h/d/DeviceClientType=x&api-version=1", "d", "1", Some("x"));
+    // With a question mark behind it, the same text is the name of a module.
+    check("h/d/api-version=1/?api-version=2", "d/api-version=1", "2", None);
+    let user = UserName::parse("h/d/?Api-Version=1&MODEL-ID=dtmi%3Ax%3B1").unwrap();
+    assert_eq!(user.model_id.as_deref(), Some("dtmi:x;1"));
 }
 
 #[test]
@@ -114,28 +150,12 @@ fn statuses_and_error_numbers_belong_together() {
     use model::refusal::RefusalKind as K;
 
     use super::status;
-    for kind in [
-        K::InvalidRequest,
-        K::Unauthenticated,
-        K::Forbidden,
-        K::DeviceNotFound,
-        K::ModuleNotFound,
-        K::NotFound,
-        K::AlreadyExists,
-        K::PreconditionFailed,
-        K::TooLarge,
-        K::QuotaExceeded,
-        K::Throttled,
-        K::TargetOffline,
-        K::TargetTimedOut,
-        K::TakenOver,
-        K::TimedOut,
-        K::Unavailable,
-        K::Internal,
-    ] {
+    for kind in K::ALL {
         let (status, number) = status::status(kind);
-        assert_eq!(u32::from(status), number / 1000, "{kind:?}");
+        let code = kind.code();
+        assert_eq!((status, number), (code.status(), code.number), "{kind:?}");
         assert_eq!(status::status(status::kind(status)).0, status, "{kind:?}");
+        assert_eq!(status::connack_code(kind), code.connack, "{kind:?}");
     }
     let refusal = status::read_error(429, b"not JSON");
     assert_eq!((refusal.kind, &*refusal.reason), (K::Throttled, "the hub answered 429"));
