@@ -4,6 +4,8 @@
 //! Protocol, version 1: each side sends frames of a 4-byte big-endian length and that many bytes
 //! of JSON. A request is `{"version":1,"id":…,"ask":{…}}`, its answer `{"id":…,"answer":{…}}`.
 //! Answers may come in any order.
+//! Unknown fields are refused: this process is root and is asked by its own runtime only, so a
+//! field that it does not know is a wish that it would otherwise drop in silence.
 
 mod client;
 mod server;

@@ -104,7 +104,8 @@ pub struct ImageState {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A module to create.
+/// A module to create. Unknown fields are refused: a limit or a mount that the helper does not know
+/// must not be dropped from what it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleSpec {

@@ -22,6 +22,12 @@ use crate::storage::twins::Deployment;
 const DESIRED: &str = "properties.desired";
 /// How names of the system begin.
 const SYSTEM_PREFIX: &str = "$edge";
+/// The modules of a content.
+const MODULES: &str = "modulesContent";
+/// What that was called once; manifests of that time and Azure's own samples still say so.
+const MODULES_OLD: &str = "moduleContent";
+/// Names of what editors read to know the shape of a manifest: `$schema`, `$schema-template`.
+const EDITORS_PREFIX: &str = "$schema";
 
 /// Reads a content, or tells everything that is wrong with it.
 pub(crate) fn parse(body: &[u8]) -> Result<Deployment, Vec<ContentFault>> {
@@ -52,16 +58,46 @@ fn modules_content<'a>(
         faults.push(fault("shape", None, None, "the content must be an object"));
         return None;
     };
-    for name in fields.keys().filter(|name| *name != "modulesContent") {
-        let words = "only modulesContent is known for an edge device";
+    let key = modules_key(content);
+    // SDKs whose content has a field per kind of content send `null` for the kinds left out.
+    let said = fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name);
+    for name in said.filter(|name| *name != key && !name.starts_with(EDITORS_PREFIX)) {
+        let words = if name == MODULES_OLD {
+            "it is the old name of modulesContent, which is there too; give one"
+        } else {
+            "only modulesContent is known for an edge device"
+        };
         faults.push(fault("unknownField", None, Some(name), words));
     }
-    let modules = fields.get("modulesContent").and_then(Value::as_object);
+    let modules = fields.get(key).and_then(Value::as_object);
     if modules.is_none() {
-        let words = "modulesContent is missing or not an object";
-        faults.push(fault("shape", None, Some("modulesContent"), words));
+        let words = format!("{key} is missing or not an object");
+        faults.push(fault("shape", None, Some(key), words));
     }
     modules
+}
+
+/// What the modules of `content` are called in it.
+fn modules_key(content: &Value) -> &'static str {
+    let is_there = |name| content.get(name).is_some_and(|value| !value.is_null());
+    let is_old = !is_there(MODULES) && is_there(MODULES_OLD);
+    if is_old { MODULES_OLD } else { MODULES }
+}
+
+/// What is taken although it says nothing, or says it in old words.
+fn spelling_notices(content: &Value) -> Vec<ContentFault> {
+    let fields = content.as_object().into_iter().flatten();
+    let told = fields.filter(|(_, value)| !value.is_null()).filter_map(|(name, _)| {
+        let words = if name == MODULES_OLD {
+            "it is the old name of modulesContent"
+        } else if name.starts_with(EDITORS_PREFIX) {
+            "it is for editors and has no effect"
+        } else {
+            return None;
+        };
+        Some(fault("spelling", None, Some(name), words))
+    });
+    told.collect()
 }
 
 fn read_modules(
@@ -269,6 +305,39 @@ mod tests {
         assert!(seen("unknownField", Some("m")), "{faults:?}");
         assert!(seen("manifest", Some("m")), "{faults:?}");
         assert!(seen("route", Some(EDGE_HUB)), "{faults:?}");
+    }
+
+    #[test]
+    fn old_and_editors_names_are_taken_and_told() {
+        let modules = json!({ "$edgeAgent": agent(&json!({ "m": module() })) });
+        let check = |content: Value, expected: Result<&[&str], &str>| {
+            let got = faults_of(&content).map(|deployment| {
+                assert_eq!(deployment.modules, Some(vec!["m".parse().unwrap()]));
+                spelling_notices(&content)
+            });
+            match (got, expected) {
+                (Ok(notices), Ok(expected)) => {
+                    let paths: Vec<_> = notices.iter().map(|n| n.path.as_deref()).collect();
+                    let expected: Vec<_> = expected.iter().map(|name| Some(*name)).collect();
+                    assert_eq!(paths, expected, "{content}");
+                }
+                (Err(faults), Err(path)) => {
+                    assert_eq!(faults.len(), 1, "{faults:?}");
+                    assert_eq!(faults[0].path.as_deref(), Some(path), "{content}");
+                }
+                (got, _) => panic!("{content}: {got:?}"),
+            }
+        };
+        let schema = "http://json.schemastore.org/azure-iot-edge-deployment-2.0";
+        check(json!({ MODULES: modules }), Ok(&[]));
+        check(json!({ "$schema": schema, MODULES: modules }), Ok(&["$schema"]));
+        check(json!({ "$schema-template": "4.0.0", MODULES: modules }), Ok(&["$schema-template"]));
+        check(json!({ MODULES_OLD: modules }), Ok(&[MODULES_OLD]));
+        check(json!({ MODULES: modules, MODULES_OLD: modules }), Err(MODULES_OLD));
+        check(json!({ MODULES: modules, "schema": schema }), Err("schema"));
+        let kinds = json!({ "deviceContent": null, MODULES: modules, MODULES_OLD: null });
+        check(kinds, Ok(&[]));
+        check(json!({ "$schema": schema }), Err(MODULES));
     }
 
     #[test]

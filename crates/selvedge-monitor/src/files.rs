@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 /// The version of [`Settings`], [`Exit`] and the control protocol. Changes are additive.
 pub(crate) const VERSION: u32 = 1;
 
-/// What the engine tells the monitor.
+/// What the engine tells the monitor. Unknown fields are refused: a limit that this version does not
+/// know must not be dropped in silence.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {

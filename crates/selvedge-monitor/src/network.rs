@@ -53,6 +53,8 @@ const BRIDGE_PREFIX: &str = "selvedge";
 /// What a container calls its interface.
 const INSIDE: &str = "eth0";
 
+// Unknown fields are refused here and below: the engine that asks and this program, which is root,
+// are of one version, and half a wish about the machine's network is none.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {

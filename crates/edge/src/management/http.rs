@@ -34,6 +34,8 @@ async fn modules(State(running): State<Arc<Running>>) -> Response {
     Json(running.status().await.modules).into_response()
 }
 
+/// Strict: only our own command line asks, and a filter that is not understood would show lines
+/// that nobody asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LogsQuery {

@@ -47,6 +47,7 @@ pub struct Unpacked {
     pub skipped: u64,
 }
 
+// Strict: the process that answers has just read hostile layers.
 #[derive(Deserialize)]
 #[serde(tag = "result", rename_all = "lowercase", deny_unknown_fields)]
 enum Answer {

@@ -10,7 +10,7 @@ use model::router_plan::RouterPlan;
 use serde_json::{Map, Value};
 
 use super::place::{self, Node};
-use super::{DESIRED, fault, faults_of};
+use super::{DESIRED, MODULES, MODULES_OLD, fault, faults_of, modules_key, spelling_notices};
 
 /// Checks `text`; Azure's full configuration document is taken too.
 pub(crate) fn validate(text: &str) -> Validation {
@@ -53,14 +53,15 @@ pub(crate) fn locate_all(text: &str, faults: &mut [ContentFault]) {
 
 fn locate(text: &str, tree: &Node, fault: &mut ContentFault) {
     let path = fault.path.as_deref().unwrap_or_default();
+    let modules = if tree.get(MODULES).is_some() { MODULES } else { MODULES_OLD };
     let keys: Vec<&str> = match (fault.code.as_str(), fault.module.as_deref()) {
         (_, None) => Vec::new(),
         // Paths of the manifest and of routes begin inside the desired properties.
         ("manifest" | "schema" | "empty", Some(module)) if module != EDGE_HUB => {
-            vec!["modulesContent", EDGE_AGENT, DESIRED]
+            vec![modules, EDGE_AGENT, DESIRED]
         }
-        ("manifest" | "schema" | "route", Some(_)) => vec!["modulesContent", EDGE_HUB, DESIRED],
-        (_, Some(module)) => vec!["modulesContent", module],
+        ("manifest" | "schema" | "route", Some(_)) => vec![modules, EDGE_HUB, DESIRED],
+        (_, Some(module)) => vec![modules, module],
     };
     // `properties.desired` is one key.
     let (keys, path) = match path {
@@ -85,7 +86,7 @@ fn position_in(message: &str) -> Option<usize> {
 }
 
 fn desired<'a>(content: &'a Value, module: &str) -> Option<&'a Map<String, Value>> {
-    content.get("modulesContent")?.get(module)?.get(DESIRED)?.as_object()
+    content.get(modules_key(content))?.get(module)?.get(DESIRED)?.as_object()
 }
 
 /// What was said and has no effect.
@@ -101,7 +102,7 @@ fn notices(content: &Value) -> Vec<ContentFault> {
     let hub = desired(content, EDGE_HUB).and_then(|desired| RouterPlan::parse(desired).ok());
     let agent = agent.map(|manifest| of(EDGE_AGENT, manifest.notices)).unwrap_or_default();
     let hub = hub.map(|plan| of(EDGE_HUB, plan.notices)).unwrap_or_default();
-    agent.into_iter().chain(hub).collect()
+    spelling_notices(content).into_iter().chain(agent).chain(hub).collect()
 }
 
 /// Every route that can be understood, also beside others that cannot.
@@ -210,6 +211,24 @@ mod tests {
             17,
         );
         check("\"limit\": 3", "\"limit\" 3", "3", 23);
+    }
+
+    #[test]
+    fn another_spelling_is_told_where_it_stands_and_hides_no_fault() {
+        let old = GOOD.replacen("modulesContent", "moduleContent", 1);
+        let with_schema = GOOD.replacen('{', "{\n  \"$schema\": \"http://x\",", 1);
+        let both = [(&old, "\"moduleContent\"", 2), (&with_schema, "\"http://x\"", 2)];
+        for (text, shown, line) in both {
+            let answer = validate(text);
+            assert!(answer.valid, "{:?}", answer.faults);
+            assert_eq!((answer.modules.len(), answer.routes.len()), (1, 2));
+            let [notice] = &answer.notices[..] else { panic!("{:?}", answer.notices) };
+            let place = notice.place.unwrap();
+            let part = text.get(place.from as usize..place.to as usize).unwrap();
+            assert_eq!((part, place.line), (shown, line));
+        }
+        let wrong = old.replacen("\"image\": \"m:1\"", "\"image\": 7", 1);
+        assert_eq!(shown(&wrong), ("7".to_owned(), 13));
     }
 
     #[test]
