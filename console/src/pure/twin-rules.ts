@@ -4,16 +4,19 @@
  */
 import { isObject, type Json, type JsonObject } from './json'
 
-/** Levels of objects and lists. */
-export const DEPTH_MAX = 10
+/** Levels of objects below a section. */
+export const OBJECT_LEVELS_MAX = 10
+/** The deepest level at which a list may stand. */
+export const LIST_LEVELS_MAX = 9
 /** Bytes of UTF-8 of one string. */
 export const STRING_BYTES_MAX = 4096
 /** Bytes of one key. */
 export const KEY_BYTES_MAX = 1024
 /** Bytes of a whole section. */
 export const SECTION_BYTES_MAX = { tags: 8 * 1024, desired: 32 * 1024 }
-/** Whole numbers beyond these lose digits on the way. */
-const INTEGER_MAX = 4_503_599_627_370_495
+/** Whole numbers beyond these are refused: −2^52 and 2^52 − 1. */
+export const INTEGER_MIN = -4_503_599_627_370_496
+export const INTEGER_MAX = 4_503_599_627_370_495
 /** From here on JSON is written with an exponent, which the hub reads as a fraction. */
 const EXPONENT_MIN = 1e21
 
@@ -31,8 +34,8 @@ export function twinFaults(section: 'tags' | 'desired', value: Json, reported: J
 }
 
 function walk(value: Json, path: string[], faults: Fault[], inList = false): void {
-  if (typeof value === 'object' && value !== null && path.length >= DEPTH_MAX) {
-    faults.push(fault(path, `lies deeper than ${DEPTH_MAX} levels`))
+  if (path.length > (Array.isArray(value) ? LIST_LEVELS_MAX : OBJECT_LEVELS_MAX) && typeof value === 'object' && value !== null) {
+    faults.push(fault(path, `lies deeper than ${OBJECT_LEVELS_MAX} levels`))
   } else if (isObject(value)) {
     for (const [key, inner] of Object.entries(value)) {
       const bad = key === '' ? 'a key cannot be empty' : badKey(key)
@@ -42,14 +45,13 @@ function walk(value: Json, path: string[], faults: Fault[], inList = false): voi
   } else if (Array.isArray(value)) {
     value.forEach((inner, index) => walk(inner, [...path, String(index)], faults, true))
   } else if (value === null) {
-    // A list is one value: a null in it deletes nothing.
-    if (!inList) faults.push(fault(path, 'null deletes a property: leave the property out instead'))
+    faults.push(fault(path, inList ? 'a value in a list cannot be null' : 'null deletes a property: leave the property out instead'))
   } else if (typeof value === 'string') {
     if (bytes(value) > STRING_BYTES_MAX) faults.push(fault(path, `has ${bytes(value)} bytes; the hub takes ${STRING_BYTES_MAX}`))
     else if (HALF.test(value)) faults.push(fault(path, 'has half of a character: an escape \\ud800 to \\udfff without its partner'))
   } else if (typeof value === 'number') {
     if (!Number.isFinite(value)) faults.push(fault(path, 'is a number beyond what JSON can hold; send it as text'))
-    else if (Number.isInteger(value) && Math.abs(value) > INTEGER_MAX && Math.abs(value) < EXPONENT_MIN) faults.push(fault(path, `is beyond ±${INTEGER_MAX}; send it as text`))
+    else if (Number.isInteger(value) && (value < INTEGER_MIN || value > INTEGER_MAX) && Math.abs(value) < EXPONENT_MIN) faults.push(fault(path, `is not between ${INTEGER_MIN} and ${INTEGER_MAX}; send it as text`))
   }
 }
 
@@ -59,7 +61,7 @@ const HALF = /\p{Surrogate}/u
 function badKey(key: string): string | undefined {
   if (bytes(key) > KEY_BYTES_MAX) return `a key has at most ${KEY_BYTES_MAX} bytes`
   if (HALF.test(key)) return 'a key cannot contain half of a character'
-  const sign = /[.$ \u0000-\u001f\u007f-\u009f]/u.exec(key)?.[0]
+  const sign = /[.$# \u0000-\u001f\u007f-\u009f]/u.exec(key)?.[0]
   if (sign === undefined) return undefined
   return `a key cannot contain ${sign === ' ' ? 'a blank' : JSON.stringify(sign)}`
 }

@@ -14,6 +14,7 @@ mod service;
 mod stock;
 mod stream;
 mod threads;
+mod twins;
 mod two_lives;
 
 use std::path::Path;

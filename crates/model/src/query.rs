@@ -84,15 +84,24 @@ impl Expression {
     /// # Errors
     /// [`QueryError`] with the position of the first fault.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
+        Self::parse_told(text).map(|(expression, _)| expression)
+    }
+
+    /// The same, with notices: what is taken here and Azure's own would refuse, each with its
+    /// position.
+    ///
+    /// # Errors
+    /// [`QueryError`] with the position of the first fault.
+    pub fn parse_told(text: &str) -> Result<(Self, Vec<QueryError>), QueryError> {
         check_len(text)?;
         let tokens = lexer::tokens(text, 0)?;
         let mut parser = Parser::new(&tokens, false);
         if *parser.peek() == Kind::End {
-            return Ok(Self::default());
+            return Ok((Self::default(), Vec::new()));
         }
         let node = parser.condition()?;
         match parser.peek() {
-            Kind::End => Ok(Self(node)),
+            Kind::End => Ok((Self(node), parser.into_notices())),
             _ => Err(parser.expected("an operator or the end")),
         }
     }

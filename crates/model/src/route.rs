@@ -119,6 +119,15 @@ impl Route {
     /// # Errors
     /// [`QueryError`] with the position of the first fault.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
+        parse::route(text).map(|(route, _)| route)
+    }
+
+    /// The same, with notices: what is taken here and Azure's own router would refuse, each with
+    /// its position.
+    ///
+    /// # Errors
+    /// [`QueryError`] with the position of the first fault.
+    pub fn parse_told(text: &str) -> Result<(Self, Vec<QueryError>), QueryError> {
         parse::route(text)
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::manifest::schema;
+use crate::query::QueryError;
 use crate::route::Route;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -75,7 +76,7 @@ impl RouterPlan {
         for (name, value) in desired {
             match name.as_str() {
                 "schemaVersion" => {}
-                "routes" => plan.routes = routes(value, &mut faults),
+                "routes" => plan.routes = routes(value, &mut faults, &mut plan.notices),
                 "storeAndForwardConfiguration" => {
                     store_and_forward(value, &mut plan, &mut faults);
                 }
@@ -99,7 +100,11 @@ impl RouterPlan {
     }
 }
 
-fn routes(value: &Value, faults: &mut Vec<String>) -> BTreeMap<Box<str>, Route> {
+fn routes(
+    value: &Value,
+    faults: &mut Vec<String>,
+    notices: &mut Vec<String>,
+) -> BTreeMap<Box<str>, Route> {
     let mut read = BTreeMap::new();
     let Value::Object(all) = value else {
         faults.push("routes: must be an object".to_owned());
@@ -114,9 +119,12 @@ fn routes(value: &Value, faults: &mut Vec<String>) -> BTreeMap<Box<str>, Route> 
             faults.push(format!("routes.{name}: a route's name has no blank, dot, $ or #"));
         }
         match value {
-            Value::String(text) => drop(insert(&mut read, name, route(name, text, faults))),
+            Value::String(text) => {
+                let route = route(&format!("routes.{name}"), text, faults, notices);
+                drop(insert(&mut read, name, route));
+            }
             Value::Object(fields) => {
-                drop(insert(&mut read, name, route_object(name, fields, faults)));
+                drop(insert(&mut read, name, route_object(name, fields, faults, notices)));
             }
             // A null is a deletion that the hub has not applied yet.
             Value::Null => {}
@@ -130,22 +138,33 @@ fn insert(into: &mut BTreeMap<Box<str>, Route>, name: &str, route: Option<Route>
     into.insert(name.into(), route?)
 }
 
-fn route(name: &str, text: &str, faults: &mut Vec<String>) -> Option<Route> {
-    Route::parse(text)
-        .map_err(|error| {
-            faults
-                .push(format!("routes.{name}: at position {}: {}", error.position, error.message));
-        })
-        .ok()
+fn route(
+    path: &str,
+    text: &str,
+    faults: &mut Vec<String>,
+    notices: &mut Vec<String>,
+) -> Option<Route> {
+    let said = |one: &QueryError| format!("{path}: at position {}: {}", one.position, one.message);
+    match Route::parse_told(text) {
+        Ok((route, told)) => {
+            notices.extend(told.iter().map(said));
+            Some(route)
+        }
+        Err(error) => {
+            faults.push(said(&error));
+            None
+        }
+    }
 }
 
 fn route_object(
     name: &str,
     fields: &Map<String, Value>,
     faults: &mut Vec<String>,
+    notices: &mut Vec<String>,
 ) -> Option<Route> {
     let mut read = match fields.get("route") {
-        Some(Value::String(text)) => route(name, text, faults),
+        Some(Value::String(text)) => route(&format!("routes.{name}"), text, faults, notices),
         Some(_) => {
             faults.push(format!("routes.{name}.route: must be text"));
             None
@@ -332,6 +351,20 @@ mod tests {
         }))
         .unwrap();
         assert_eq!((read.store_bytes_max, read.notices.len()), (Some(1 << 30), 0));
+    }
+
+    #[test]
+    fn conditions_that_azure_would_refuse_are_taken_and_told_by_route_and_position() {
+        let text = "FROM /messages/* WHERE level > 3 INTO $upstream";
+        let routes = json!({ "a": text, "b": { "route": text, "priority": 1 } });
+        let read = parse(&json!({ "schemaVersion": "1.1", "routes": routes })).unwrap();
+        assert_eq!(read.routes.len(), 2);
+        let [a, b] = &read.notices[..] else { panic!("{:?}", read.notices) };
+        for (notice, start) in
+            [(a, "routes.a: at position 23: "), (b, "routes.b: at position 23: ")]
+        {
+            assert!(notice.starts_with(start) && notice.contains("as_number"), "{notice}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A leaf: it knows neither hub nor edge. Start at [`world`] for a host whose time is virtual,
 //! at [`engine`] for modules that are no processes, at [`conformance`] for what every
-//! implementer of the waist must do, at [`shape`] for golden files of messages.
+//! implementer of the waist must do, at [`shape`] for golden files of messages, at [`cases`] for
+//! tables that several rooms are held against.
 
 pub mod chance;
 
@@ -13,3 +14,6 @@ pub mod engine;
 pub mod conformance;
 
 pub mod shape;
+
+#[path = "../../model/cases/table.rs"]
+pub mod cases;

@@ -191,6 +191,17 @@ mod tests {
     }
 
     #[test]
+    fn reported_patches_are_held_to_the_table_that_the_hub_is_held_to() {
+        for case in testkit::cases::twin_limits().iter().filter(|case| case.is_of("reported")) {
+            let mut copy = known(1);
+            let before = copy.clone();
+            let outcome = copy.handle_reported(&TwinPatch(case.values.clone()));
+            assert_eq!(outcome.is_err(), case.fault.is_some(), "{}: {outcome:?}", case.text);
+            assert_eq!(copy == before, case.fault.is_some(), "{}", case.text);
+        }
+    }
+
+    #[test]
     fn the_version_that_an_owner_is_told_never_falls() {
         let mut copy = known(1);
         let report = |copy: &mut TwinCopy, value: i64| {

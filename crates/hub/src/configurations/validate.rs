@@ -69,7 +69,8 @@ fn locate(text: &str, tree: &Node, fault: &mut ContentFault) {
         path => (keys, path),
     };
     let mut span = tree.find(&keys, path);
-    if let Some(offset) = position_in(&fault.message) {
+    let words = fault.message.strip_prefix(path).and_then(|rest| rest.strip_prefix(": "));
+    if let Some(offset) = position_in(words.unwrap_or(&fault.message)) {
         // A route that is an object has its text one level further in; what is not there leads
         // to the key before it.
         let inner = tree.find(&keys, &format!("{path}.route"));
@@ -94,7 +95,8 @@ fn notices(content: &Value) -> Vec<ContentFault> {
     let of = |module: &str, notices: Vec<String>| {
         let one = |words: String| {
             let path = words.split(": ").next().unwrap_or_default().to_owned();
-            fault("manifest", Some(module), Some(&path), words)
+            let code = if path.starts_with("routes.") { "route" } else { "manifest" };
+            fault(code, Some(module), Some(&path), words)
         };
         notices.into_iter().map(one).collect::<Vec<_>>()
     };
@@ -237,12 +239,25 @@ mod tests {
         let text = GOOD.replacen(r#""image": "m:1""#, &format!(r#""image": "m:1", {wrong}"#), 1);
         let answer = validate(&text);
         assert!(answer.valid, "{:?}", answer.faults);
-        let [notice] = &answer.notices[..] else { panic!("{:?}", answer.notices) };
+        // The second is of the route that compares a property with a number.
+        let [notice, _] = &answer.notices[..] else { panic!("{:?}", answer.notices) };
         assert!(notice.message.contains("HostConfg has no effect"), "{notice:?}");
         let place = notice.place.unwrap();
         let part = text.get(place.from as usize..).unwrap();
         assert!(part.starts_with(r#""{\"HostConfg"#), "{part}");
         assert_eq!(place.line, 13);
+    }
+
+    #[test]
+    fn conditions_that_azure_would_refuse_are_told_where_they_stand() {
+        let answer = validate(GOOD);
+        assert!(answer.valid);
+        let [notice] = &answer.notices[..] else { panic!("{:?}", answer.notices) };
+        assert_eq!((&*notice.code, notice.module.as_deref()), ("route", Some(EDGE_HUB)));
+        assert!(notice.message.starts_with("routes.hot: at position"), "{notice:?}");
+        let place = notice.place.unwrap();
+        assert!(GOOD.get(place.from as usize..).unwrap().starts_with("x > 1"), "{place:?}");
+        assert_eq!(place.line, 20);
     }
 
     #[test]

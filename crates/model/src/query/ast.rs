@@ -13,6 +13,24 @@ pub(crate) enum Step {
     Index(usize),
 }
 
+/// The document that a path leads into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Root {
+    Body,
+    Twin,
+}
+
+impl Root {
+    pub(crate) const ALL: [Self; 2] = [Self::Body, Self::Twin];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Body => "$body",
+            Self::Twin => "$twin",
+        }
+    }
+}
+
 /// An operator with two operands that is not `AND`, `OR` or `??`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operator {
@@ -77,13 +95,13 @@ pub(crate) enum Node {
     Text(Box<str>),
     /// A bare name.
     Property(Box<str>),
-    /// `$name`; forced is `{$name}`, which no application property can hide.
-    System {
-        name: Box<str>,
-        forced: bool,
-    },
-    Body(Vec<Step>),
-    Twin(Vec<Step>),
+    /// `$name`, with its `$`.
+    System(Box<str>),
+    /// `$body.path`, or `$twin.path`.
+    Path(Root, Vec<Step>),
+    /// What an application property of the same name hides: a name with its `$`, and what it
+    /// means if there is no such property. `{$name}` is never hidden.
+    Hidden(Box<str>, Box<Self>),
     /// `twin_change_includes(path)`.
     Changed(Vec<Step>),
     Negate(Box<Self>),
@@ -104,13 +122,16 @@ impl fmt::Display for Node {
             Self::Undefined => f.write_str("undefined"),
             Self::Null => f.write_str("null"),
             Self::Bool(value) => write!(f, "{value}"),
+            // `inf` would be a name.
+            Self::Number(value) if value.is_infinite() => {
+                f.write_str(if *value > 0.0 { "1e999" } else { "-1e999" })
+            }
             Self::Number(value) => write!(f, "{value}"),
             Self::Text(text) => write_text(text, f),
             Self::Property(name) => f.write_str(name),
-            Self::System { name, forced: false } => write!(f, "${name}"),
-            Self::System { name, forced: true } => write!(f, "{{${name}}}"),
-            Self::Body(path) => write_path("$body", path, f),
-            Self::Twin(path) => write_path("$twin", path, f),
+            Self::Hidden(name, _) => f.write_str(name),
+            Self::System(name) => write!(f, "{{{name}}}"),
+            Self::Path(root, path) => write_path(root.name(), path, f),
             Self::Changed(path) => {
                 f.write_str("twin_change_includes")?;
                 for (index, step) in path.iter().enumerate() {
@@ -173,12 +194,15 @@ fn write_chain(between: &str, all: &[Node], f: &mut fmt::Formatter<'_>) -> fmt::
 }
 
 fn write_path(root: &str, path: &[Step], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    // A path with an index is no name, so nothing can hide it and it needs no braces.
+    let plain = path.iter().any(|step| matches!(step, Step::Index(_)));
+    f.write_str(if plain { "" } else { "{" })?;
     f.write_str(root)?;
     for step in path {
         let dot = if matches!(step, Step::Key(_)) { "." } else { "" };
         write!(f, "{dot}{step}")?;
     }
-    Ok(())
+    f.write_str(if plain { "" } else { "}" })
 }
 
 fn write_text(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {

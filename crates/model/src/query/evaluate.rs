@@ -1,14 +1,18 @@
 //! The value of a checked tree over [`Fields`].
 //!
-//! Logic is three-valued (true, false, undefined). As in the reference, null counts as false in
-//! logic and as zero in arithmetic, and compares with nothing but itself.
+//! Logic is three-valued (true, false, undefined), and null stays null where it can: it decides
+//! an AND and is nothing to an OR. In arithmetic null is zero; what is no number is undefined.
+//!
+//! What a body or twin holds is known only when it is looked at. So a comparison for equality
+//! with it always has an answer: values of two types are not equal, and what the document does
+//! not have is null. Only objects and lists, and a message whose body nobody can read, give none.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use serde_json::Value as Json;
 
-use super::ast::{Node, Operator, Step};
+use super::ast::{Node, Operator, Root, Step};
 use super::function::as_number;
 use super::{Fields, Value};
 
@@ -21,13 +25,12 @@ pub(crate) fn evaluate<'a>(node: &'a Node, fields: &'a dyn Fields) -> Value<'a> 
         Node::Number(value) => Value::Number(*value),
         Node::Text(text) => Value::Text(Cow::Borrowed(text)),
         Node::Property(name) => fields.property(name),
-        Node::System { name, forced: true } => fields.system(name),
-        Node::System { name, forced: false } => match fields.property(&format!("${name}")) {
-            Value::Undefined => fields.system(name),
+        Node::System(name) => fields.system(name.strip_prefix('$').unwrap_or(name)),
+        Node::Path(root, path) => within(document(*root, fields), path),
+        Node::Hidden(name, meant) => match fields.property(name) {
+            Value::Undefined => evaluate(meant, fields),
             property => property,
         },
-        Node::Body(path) => within(fields.body(), path),
-        Node::Twin(path) => within(fields.twin(), path),
         Node::Changed(path) => match fields.body() {
             None => Value::Undefined,
             body => Value::Bool(!matches!(within(body, path), Value::Undefined)),
@@ -37,9 +40,13 @@ pub(crate) fn evaluate<'a>(node: &'a Node, fields: &'a dyn Fields) -> Value<'a> 
             Value::Null => Value::Number(0.0),
             _ => Value::Undefined,
         },
-        Node::Not(of) => truth(&evaluate(of, fields)).map_or(Value::Undefined, |t| Value::Bool(!t)),
-        Node::And(all) => decide(all, fields, false),
-        Node::Or(all) => decide(all, fields, true),
+        Node::Not(of) => match evaluate(of, fields) {
+            Value::Bool(value) => Value::Bool(!value),
+            Value::Null => Value::Bool(true),
+            _ => Value::Undefined,
+        },
+        Node::And(all) => and(all, fields),
+        Node::Or(all) => or(all, fields),
         Node::Coalesce(all) => all
             .iter()
             .map(|node| evaluate(node, fields))
@@ -48,27 +55,61 @@ pub(crate) fn evaluate<'a>(node: &'a Node, fields: &'a dyn Fields) -> Value<'a> 
         Node::Binary(operator, left, right) => binary(*operator, left, right, fields),
         Node::Call(function, arguments) => {
             let values: Vec<_> = arguments.iter().map(|node| evaluate(node, fields)).collect();
-            function.apply(&values)
+            defined(function.apply(&values))
         }
     }
 }
 
-fn truth(value: &Value<'_>) -> Option<bool> {
-    match value {
-        Value::Bool(value) => Some(*value),
-        Value::Null => Some(false),
-        _ => None,
+fn document(root: Root, fields: &dyn Fields) -> Option<&Json> {
+    match root {
+        Root::Body => fields.body(),
+        Root::Twin => fields.twin(),
     }
 }
 
-/// `deciding` if one member is that, else undefined if one is undefined, else the opposite.
-fn decide<'a>(all: &'a [Node], fields: &'a dyn Fields, deciding: bool) -> Value<'a> {
-    let mut result = Value::Bool(!deciding);
+/// What is no number is undefined.
+fn defined(value: Value<'_>) -> Value<'_> {
+    match value {
+        Value::Number(number) if number.is_nan() => Value::Undefined,
+        value => value,
+    }
+}
+
+fn and<'a>(all: &'a [Node], fields: &'a dyn Fields) -> Value<'a> {
+    let mut result = Value::Bool(true);
+    for (at, node) in all.iter().enumerate() {
+        match evaluate(node, fields) {
+            Value::Bool(true) => {}
+            Value::Null => return Value::Null,
+            Value::Bool(false) => {
+                let rest = all.get(at + 1..).unwrap_or_default();
+                return if rest.iter().any(is_null) { Value::Null } else { Value::Bool(false) };
+            }
+            _ => result = Value::Undefined,
+        }
+    }
+    result
+}
+
+/// Whether `node` is null whatever the message.
+fn is_null(node: &Node) -> bool {
+    match node {
+        Node::Null => true,
+        Node::And(all) => all.iter().any(is_null),
+        Node::Or(all) => all.iter().all(is_null),
+        _ => false,
+    }
+}
+
+fn or<'a>(all: &'a [Node], fields: &'a dyn Fields) -> Value<'a> {
+    let mut result = Value::Null;
     for node in all {
-        match truth(&evaluate(node, fields)) {
-            Some(value) if value == deciding => return Value::Bool(deciding),
-            Some(_) => {}
-            None => result = Value::Undefined,
+        match (evaluate(node, fields), &result) {
+            (Value::Bool(true), _) => return Value::Bool(true),
+            (Value::Null, _) => {}
+            (Value::Bool(false), Value::Null) => result = Value::Bool(false),
+            (Value::Bool(false), _) => {}
+            _ => result = Value::Undefined,
         }
     }
     result
@@ -114,10 +155,52 @@ fn binary<'a>(
             _ => Value::Undefined,
         },
         _ => {
-            let x = if is_number(&y) { converted(x, left) } else { x };
-            let y = if is_number(&x) { converted(y, right) } else { y };
-            compare(operator, &x, &y).map_or(Value::Undefined, Value::Bool)
+            let answer = match (open_root(left), open_root(right)) {
+                (None, None) => {
+                    let x = if is_number(&y) { converted(x, left) } else { x };
+                    let y = if is_number(&x) { converted(y, right) } else { y };
+                    compare(operator, &x, &y)
+                }
+                (of_left, of_right) => {
+                    let read = |value, of: Option<Root>| match of {
+                        Some(root) => document(root, fields).map(|_| present(value)),
+                        None => Some(value),
+                    };
+                    let both = read(x, of_left).zip(read(y, of_right));
+                    both.and_then(|(x, y)| compare_open(operator, &x, &y))
+                }
+            };
+            answer.map_or(Value::Undefined, Value::Bool)
         }
+    }
+}
+
+/// The document that decides about the type of `node`, if one does.
+fn open_root(node: &Node) -> Option<Root> {
+    match node {
+        Node::Path(root, _) => Some(*root),
+        Node::Hidden(_, meant) => open_root(meant),
+        Node::Coalesce(all) => all.iter().find_map(open_root),
+        _ => None,
+    }
+}
+
+/// What a document does not have is null.
+fn present(value: Value<'_>) -> Value<'_> {
+    if value == Value::Undefined { Value::Null } else { value }
+}
+
+/// A comparison with what a document holds.
+fn compare_open(operator: Operator, x: &Value<'_>, y: &Value<'_>) -> Option<bool> {
+    let comparable = |value: &Value<'_>| !matches!(value, Value::Json(_) | Value::Undefined);
+    if !comparable(x) || !comparable(y) {
+        return None;
+    }
+    let alike = std::mem::discriminant(x) == std::mem::discriminant(y);
+    match operator {
+        Operator::Equal if !alike => Some(false),
+        Operator::NotEqual if !alike => Some(true),
+        _ => compare(operator, x, y),
     }
 }
 
@@ -128,7 +211,7 @@ fn is_number(value: &Value<'_>) -> bool {
 /// A property beside a number becomes a number if it spells one.
 fn converted<'a>(value: Value<'a>, node: &Node) -> Value<'a> {
     match (&value, node) {
-        (Value::Text(text), Node::Property(_) | Node::System { .. }) => {
+        (Value::Text(text), Node::Property(_) | Node::System(_) | Node::Hidden(..)) => {
             as_number(text).map_or(Value::Undefined, Value::Number)
         }
         _ => value,
@@ -142,13 +225,13 @@ fn arithmetic<'a>(operator: Operator, x: &Value<'_>, y: &Value<'_>) -> Value<'a>
         _ => None,
     };
     let (Some(x), Some(y)) = (number(x), number(y)) else { return Value::Undefined };
-    Value::Number(match operator {
+    defined(Value::Number(match operator {
         Operator::Multiply => x * y,
         Operator::Divide => x / y,
         Operator::Modulo => x % y,
         Operator::Subtract => x - y,
         _ => x + y,
-    })
+    }))
 }
 
 fn compare(operator: Operator, x: &Value<'_>, y: &Value<'_>) -> Option<bool> {
@@ -162,8 +245,7 @@ fn compare(operator: Operator, x: &Value<'_>, y: &Value<'_>) -> Option<bool> {
         },
         _ => return None,
     };
-    // Not-a-number is not equal to anything and has no place in an order.
-    let Some(ordering) = ordering else { return Some(operator == Operator::NotEqual) };
+    let ordering = ordering?;
     Some(match operator {
         Operator::Less => ordering.is_lt(),
         Operator::LessOrEqual => ordering.is_le(),

@@ -150,7 +150,8 @@ impl Function {
             Self::IsBool => matches!(value, Value::Bool(_)),
             Self::IsDefined => !matches!(value, Value::Undefined),
             Self::IsNull => matches!(value, Value::Null),
-            Self::IsNumber => matches!(value, Value::Number(_)),
+            // The reference has infinities and does not count them as numbers.
+            Self::IsNumber => matches!(value, Value::Number(number) if number.is_finite()),
             Self::IsObject => matches!(value, Value::Json(json) if json.is_object()),
             Self::IsPrimitive => !matches!(value, Value::Json(_) | Value::Undefined),
             Self::IsString => matches!(value, Value::Text(_)),
@@ -199,7 +200,7 @@ impl Function {
 
 /// The number a property spells, blanks around it ignored.
 pub(crate) fn as_number(text: &str) -> Option<f64> {
-    lexer::number(text.trim()).filter(|number| number.is_finite())
+    lexer::number(text.trim())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "texts are far shorter than 2^52 characters")]

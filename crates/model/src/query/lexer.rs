@@ -90,9 +90,6 @@ impl<'t> Lexer<'t> {
         let len = name_len(rest, first);
         let word = rest.get(..len).unwrap_or_default();
         if let Some(number) = number(word) {
-            if !number.is_finite() {
-                return Err(QueryError::new(self.at, "this number is too large"));
-            }
             self.at += len;
             return Ok(Kind::Number(number));
         }

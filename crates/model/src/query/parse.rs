@@ -2,13 +2,16 @@
 //!
 //! From loosest to tightest: `??`, `OR`, `AND`, `= != <>`, `< <= > >=`, `+ - ||`, `* / %`, unary.
 
-use super::ast::{Node, Operator, Step};
+use super::ast::{Node, Operator, Root, Step};
 use super::function::{Function, Takes, Type};
 use super::lexer::{Kind, Token};
 use super::{QUERY_DEPTH_MAX, QueryError};
 
 /// How deep parentheses may nest; redundant ones cost no height of the tree.
 const PARENTHESES_MAX: usize = 2 * QUERY_DEPTH_MAX;
+
+/// Most notices of one expression; more of them say nothing new.
+pub(crate) const NOTICES_MAX: usize = 8;
 
 const COALESCE: u8 = 1;
 const OR: u8 = 2;
@@ -41,11 +44,18 @@ pub(crate) struct Parser<'t> {
     depth: usize,
     /// Whether `twin_change_includes` makes sense.
     twin_changes: bool,
+    /// What is taken here and would be refused elsewhere.
+    notices: Vec<QueryError>,
 }
 
 impl<'t> Parser<'t> {
     pub(crate) fn new(tokens: &'t [Token<'t>], twin_changes: bool) -> Self {
-        Self { tokens, at: 0, depth: 0, twin_changes }
+        Self { tokens, at: 0, depth: 0, twin_changes, notices: Vec::new() }
+    }
+
+    /// What was taken and Azure's own hub and router would refuse, in the order of the text.
+    pub(crate) fn into_notices(self) -> Vec<QueryError> {
+        self.notices
     }
 
     pub(crate) fn peek(&self) -> &'t Kind<'t> {
@@ -90,6 +100,7 @@ impl<'t> Parser<'t> {
     pub(crate) fn condition(&mut self) -> Result<Node, QueryError> {
         let checked = self.expression(COALESCE)?;
         expect_bool(&checked, "a condition")?;
+        self.tell_truth_of_property(&checked);
         Ok(checked.node)
     }
 
@@ -102,6 +113,7 @@ impl<'t> Parser<'t> {
                 Infix::Plain(level, operator) if level >= tightest => {
                     self.advance();
                     let right = self.expression(level + 1)?;
+                    self.tell_property_beside_number(&left, &right);
                     binary(operator, left, right, at)?
                 }
                 _ => break,
@@ -157,6 +169,7 @@ impl<'t> Parser<'t> {
         if level != COALESCE {
             let word = if level == AND { "AND" } else { "OR" };
             members.iter().try_for_each(|member| expect_bool(member, word))?;
+            members.iter().for_each(|member| self.tell_truth_of_property(member));
             kind = Type::Bool;
         }
         let nodes = members.into_iter().map(|member| member.node).collect();
@@ -179,12 +192,40 @@ impl<'t> Parser<'t> {
         self.depth -= 1;
         if not {
             expect_bool(&of, "NOT")?;
+            self.tell_truth_of_property(&of);
             let node = Node::Not(Box::new(of.node));
             return grown(Checked { node, kind: Type::Bool, height: of.height, start });
         }
         expect_number(&of, "-")?;
         let node = Node::Negate(Box::new(of.node));
         grown(Checked { node, kind: Type::Number, height: of.height, start })
+    }
+
+    /// A property is a text. Azure compiles no comparison of one with a number.
+    fn tell_property_beside_number(&mut self, left: &Checked, right: &Checked) {
+        let property = match (left.kind, right.kind) {
+            (Type::Property, Type::Number) => left,
+            (Type::Number, Type::Property) => right,
+            _ => return,
+        };
+        let words = "a property is a text: here it is compared as the number it spells; Azure \
+                     refuses this, so write as_number(…) to be understood by both";
+        self.tell(property.start, words);
+    }
+
+    /// A property is a text, which is never true.
+    fn tell_truth_of_property(&mut self, checked: &Checked) {
+        if checked.kind == Type::Property {
+            let words = "a property is a text, which is neither true nor false, so this never \
+                         holds; Azure refuses it: compare it, as in name = 'true'";
+            self.tell(checked.start, words);
+        }
+    }
+
+    fn tell(&mut self, position: usize, words: &str) {
+        if self.notices.len() < NOTICES_MAX {
+            self.notices.push(QueryError::new(position, words));
+        }
     }
 
     fn enter(&mut self) -> Result<(), QueryError> {
@@ -232,15 +273,15 @@ impl<'t> Parser<'t> {
     fn forced(&mut self) -> Result<Checked, QueryError> {
         let start = self.position();
         let Kind::Name(word) = self.peek() else { return Err(self.expected("`$name`")) };
-        let Some(name) = word.strip_prefix('$').filter(|name| !name.is_empty()) else {
+        if !word.starts_with('$') || word.len() == 1 {
             return Err(self.expected("`$name`"));
-        };
+        }
         self.advance();
         if !self.take_sign("}") {
             return Err(self.expected("`}`"));
         }
-        let node = Node::System { name: name.into(), forced: true };
-        Ok(Checked::leaf(node, Type::Property, start))
+        let (node, kind) = dollar(word, start)?;
+        Ok(Checked::leaf(node, kind, start))
     }
 
     fn named(&mut self, word: &'t str, start: usize) -> Result<Checked, QueryError> {
@@ -252,8 +293,12 @@ impl<'t> Parser<'t> {
         if matches!(self.peek(), Kind::Sign("(")) {
             return self.call(word, start);
         }
-        if let Some(name) = word.strip_prefix('$') {
-            return dollar(name, start);
+        if word.starts_with('$') {
+            let (node, kind) = dollar(word, start)?;
+            // No property's name holds brackets.
+            let node =
+                if word.contains('[') { node } else { Node::Hidden(word.into(), node.into()) };
+            return Ok(Checked::leaf(node, kind, start));
         }
         let (node, kind) = match word {
             "true" => (Node::Bool(true), Type::Bool),
@@ -321,22 +366,19 @@ fn grown(checked: Checked) -> Result<Checked, QueryError> {
     Ok(Checked { height, ..checked })
 }
 
-/// What follows a `$`: a path into body or twin, or a system property.
-fn dollar(name: &str, start: usize) -> Result<Checked, QueryError> {
-    let root_len = name.find(['.', '[']).unwrap_or(name.len());
-    let (root, path) = name.split_at(root_len);
-    let body = root.eq_ignore_ascii_case("body");
-    if body || root.eq_ignore_ascii_case("twin") {
-        // One byte for `$`; positions are bytes of the whole text.
-        let steps = steps(path, start + 1 + root_len)?;
-        let node = if body { Node::Body(steps) } else { Node::Twin(steps) };
-        return Ok(Checked::leaf(node, Type::Any, start));
+/// `$name`: a path into body or twin, or a system property.
+fn dollar(word: &str, start: usize) -> Result<(Node, Type), QueryError> {
+    let root_len = word.find(['.', '[']).unwrap_or(word.len());
+    let (root, path) = word.split_at(root_len);
+    let document = Root::ALL.into_iter().find(|one| root.eq_ignore_ascii_case(one.name()));
+    if let Some(document) = document {
+        // Positions are bytes of the whole text.
+        return Ok((Node::Path(document, steps(path, start + root_len)?), Type::Any));
     }
-    if name.is_empty() || name.contains(['[', ']']) {
+    if word == "$" || word.contains(['[', ']']) {
         return Err(QueryError::new(start, "expected a system property, $body or $twin"));
     }
-    let node = Node::System { name: name.into(), forced: false };
-    Ok(Checked::leaf(node, Type::Property, start))
+    Ok((Node::System(word.into()), Type::Property))
 }
 
 /// `.a.b[0]` as steps; at least one, the first a key.

@@ -6,14 +6,19 @@ use crate::query::lexer::{self, Kind};
 use crate::query::parse::Parser;
 use crate::query::{Expression, QueryError, check_len};
 
-pub(super) fn route(text: &str) -> Result<Route, QueryError> {
+/// The route, and what in it is not portable.
+pub(super) fn route(text: &str) -> Result<(Route, Vec<QueryError>), QueryError> {
     check_len(text)?;
     let (source, end) = source(text)?;
     let tokens = lexer::tokens(text, end)?;
     let mut parser = Parser::new(&tokens, source.is_twin_change());
     let condition = if parser.take_word("where") {
         let empty = matches!(parser.peek(), Kind::Name(name) if name.eq_ignore_ascii_case("into"));
-        if empty { Expression::default() } else { Expression::from_node(parser.condition()?) }
+        if empty {
+            // Whoever writes WHERE means to choose; to route everything would surprise them.
+            return Err(parser.expected("a condition; without one, leave WHERE out"));
+        }
+        Expression::from_node(parser.condition()?)
     } else {
         Expression::default()
     };
@@ -25,7 +30,8 @@ pub(super) fn route(text: &str) -> Result<Route, QueryError> {
         return Err(parser.expected("the end"));
     }
     let priority = ROUTE_PRIORITY_DEFAULT;
-    Ok(Route { source, condition, endpoint, priority, time_to_live: None })
+    let route = Route { source, condition, endpoint, priority, time_to_live: None };
+    Ok((route, parser.into_notices()))
 }
 
 /// `[SELECT *] FROM <source>` and the byte behind it.

@@ -42,7 +42,7 @@ fn routes_parse_and_print() {
         assert_eq!(Route::parse(printed), Ok(route));
     };
     check("FROM /messages/* INTO $upstream", "FROM /messages/* INTO $upstream");
-    check("select * from /* where INTO $UPSTREAM", "FROM /* INTO $upstream");
+    check("select * from /* INTO $UPSTREAM", "FROM /* INTO $upstream");
     check(
         "FROM /messages/modules/a/outputs/o WHERE NOT IS_DEFINED($connectionModuleId) INTO \
          BrokeredEndpoint('/modules/b/inputs/in1')",
@@ -75,6 +75,9 @@ fn faults_of_routes_are_told_with_their_position() {
     check("SELECT * FROM /*/modules INTO $upstream", 15, "`*` stands at the end");
     check("FROM /* WHERE a == 1 INTO $upstream", 16, "write `=`");
     check("FROM /* WHERE 5 INTO $upstream", 14, "true or false");
+    check("FROM /* WHERE INTO $upstream", 14, "expected a condition");
+    check("select * from /* where into $UPSTREAM", 23, "leave WHERE out");
+    check("FROM /* WHERE", 13, "expected a value, found the end");
     check("FROM /* INTO", 12, "expected $upstream or Brokered");
     check("FROM /* INTO $cloud", 13, "expected $upstream or Brokered");
     check("FROM /* INTO $upstream x", 23, "expected the end");

@@ -9,14 +9,18 @@ use crate::refusal::{Refusal, RefusalKind};
 pub const TAGS_BYTES_MAX: usize = 8 * 1024;
 /// Most bytes of desired or of reported properties.
 pub const PROPERTIES_BYTES_MAX: usize = 32 * 1024;
-/// Deepest nesting of objects and arrays.
-const DEPTH_MAX: usize = 10;
+/// Most levels of objects below a section; the values of the last are no objects.
+pub const OBJECT_LEVELS_MAX: usize = 10;
+/// The deepest level at which a list may stand, counted as those of objects.
+pub const LIST_LEVELS_MAX: usize = 9;
 /// Longest key, in bytes.
-const KEY_BYTES_MAX: usize = 1024;
+pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest string value, in bytes.
-const STRING_BYTES_MAX: usize = 4 * 1024;
-/// Largest integer either way.
-const INTEGER_MAX: u64 = 4_503_599_627_370_495;
+pub const STRING_BYTES_MAX: usize = 4 * 1024;
+/// Smallest integer: −2^52.
+pub const INTEGER_MIN: i64 = -(1 << 52);
+/// Largest integer: 2^52 − 1.
+pub const INTEGER_MAX: i64 = (1 << 52) - 1;
 
 /// Why a section cannot be written.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -25,17 +29,20 @@ pub enum TwinFault {
     #[error("key {0:?} is longer than {KEY_BYTES_MAX} bytes")]
     KeyLong(String),
     /// A key has a character that keys cannot have, or none at all.
-    #[error("key {0:?} contains a control character, '.', '$' or a space, or is empty")]
+    #[error("key {0:?} contains a control character, '.', '$', '#' or a space, or is empty")]
     KeySigns(String),
     /// The text at this key is too long.
     #[error("the text at {0:?} is longer than {STRING_BYTES_MAX} bytes")]
     TextLong(String),
     /// The integer at this key is too large either way.
-    #[error("the integer at {0:?} is beyond ±{INTEGER_MAX}")]
+    #[error("the integer at {0:?} is not between {INTEGER_MIN} and {INTEGER_MAX}")]
     Integer(String),
-    /// Objects and arrays below this key are nested too deep.
-    #[error("{0:?} lies deeper than {DEPTH_MAX} levels")]
+    /// The object or list at this key lies too deep.
+    #[error("{0:?} lies deeper than {OBJECT_LEVELS_MAX} levels")]
     Deep(String),
+    /// There is a null in a list, under this key. Only directly in an object a null deletes.
+    #[error("the value of {0:?} cannot be null: it stands in a list, where null deletes nothing")]
+    NullInList(String),
     /// The section as a whole is too large.
     #[error("{section} would take {bytes} bytes, more than {most}")]
     Large {
@@ -63,7 +70,7 @@ impl From<TwinFault> for Refusal {
 /// # Errors
 /// [`TwinFault`] names the first key that is at fault.
 pub fn check_shape(patch: &Map<String, Value>) -> Result<(), TwinFault> {
-    check_object(patch, 1)
+    check_object(patch, 1, In::Objects)
 }
 
 /// Checks the size of a whole section after a change: at most `most` bytes.
@@ -79,32 +86,42 @@ pub fn check_size(
     if bytes > most { Err(TwinFault::Large { section, bytes, most }) } else { Ok(()) }
 }
 
-fn check_object(object: &Map<String, Value>, depth: usize) -> Result<(), TwinFault> {
+/// Whether what is checked stands in a list, however deep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum In {
+    Objects,
+    List,
+}
+
+/// `level` is that of the object's members: 1 for those of the section.
+fn check_object(object: &Map<String, Value>, level: usize, inside: In) -> Result<(), TwinFault> {
     for (key, value) in object {
         if key.len() > KEY_BYTES_MAX {
             return Err(TwinFault::KeyLong(key.chars().take(40).collect()));
         }
-        let bad = |c: char| c.is_control() || matches!(c, '.' | '$' | ' ');
+        let bad = |c: char| c.is_control() || matches!(c, '.' | '$' | '#' | ' ');
         if key.is_empty() || key.contains(bad) {
             return Err(TwinFault::KeySigns(key.clone()));
         }
-        check_value(key, value, depth)?;
+        check_value(key, value, level, inside)?;
     }
     Ok(())
 }
 
-fn check_value(key: &str, value: &Value, depth: usize) -> Result<(), TwinFault> {
+fn check_value(key: &str, value: &Value, level: usize, inside: In) -> Result<(), TwinFault> {
     match value {
-        Value::Object(_) | Value::Array(_) if depth >= DEPTH_MAX => {
-            Err(TwinFault::Deep(key.into()))
+        Value::Object(_) if level > OBJECT_LEVELS_MAX => Err(TwinFault::Deep(key.into())),
+        Value::Array(_) if level > LIST_LEVELS_MAX => Err(TwinFault::Deep(key.into())),
+        Value::Object(inner) => check_object(inner, level + 1, inside),
+        Value::Array(items) => {
+            items.iter().try_for_each(|item| check_value(key, item, level + 1, In::List))
         }
-        Value::Object(inner) => check_object(inner, depth + 1),
-        Value::Array(items) => items.iter().try_for_each(|item| check_value(key, item, depth + 1)),
+        Value::Null if inside == In::List => Err(TwinFault::NullInList(key.into())),
         Value::String(text) if text.len() > STRING_BYTES_MAX => {
             Err(TwinFault::TextLong(key.into()))
         }
         Value::Number(number) if !number.is_f64() => match number.as_i64() {
-            Some(integer) if integer.unsigned_abs() <= INTEGER_MAX => Ok(()),
+            Some(INTEGER_MIN..=INTEGER_MAX) => Ok(()),
             _ => Err(TwinFault::Integer(key.into())),
         },
         _ => Ok(()),

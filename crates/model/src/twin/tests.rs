@@ -1,10 +1,16 @@
 //! One table of cases for merge patches, and a small reference model for everything else.
 
+use std::collections::BTreeSet;
+
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::limits::{TwinFault, check_shape, check_size, object_bytes};
+use super::limits::{
+    INTEGER_MAX, INTEGER_MIN, KEY_BYTES_MAX, LIST_LEVELS_MAX, OBJECT_LEVELS_MAX,
+    PROPERTIES_BYTES_MAX, STRING_BYTES_MAX, TAGS_BYTES_MAX, TwinFault, check_shape, check_size,
+    object_bytes,
+};
 use super::patch::{apply, compose, difference, replacement};
 use super::pending::PendingPatches;
 use super::section::Section;
@@ -13,6 +19,10 @@ use super::{TwinPatch, Version};
 use crate::names::{METADATA, VERSION};
 use crate::refusal::{Refusal, RefusalKind};
 use crate::time::WallTime;
+
+#[path = "../../cases/table.rs"]
+#[expect(unreachable_pub, reason = "testkit shows the same file to other rooms")]
+mod table;
 
 type Properties = Map<String, Value>;
 
@@ -99,28 +109,57 @@ fn a_new_section_has_version_one() {
     assert_eq!(Section::new(WallTime(0)).document()[VERSION], 1);
 }
 
+/// The word that the table of cases has for a fault.
+fn word(fault: &TwinFault) -> &'static str {
+    match fault {
+        TwinFault::KeyLong(_) => "key-long",
+        TwinFault::KeySigns(_) => "key",
+        TwinFault::TextLong(_) => "text",
+        TwinFault::Integer(_) => "integer",
+        TwinFault::Deep(_) => "levels",
+        TwinFault::NullInList(_) => "null",
+        TwinFault::Large { .. } => "size",
+    }
+}
+
 #[test]
-fn keys_texts_numbers_and_depth_have_limits() {
-    let check = |text: &str, expected: Result<(), TwinFault>| {
-        assert_eq!(check_shape(&map(text)), expected, "{text}");
+fn sections_hold_what_the_table_of_cases_says() {
+    let mut seen = BTreeSet::new();
+    for case in table::twin_limits() {
+        let shape = check_shape(&case.values);
+        for (section, most) in [("tags", TAGS_BYTES_MAX), ("desired", PROPERTIES_BYTES_MAX)] {
+            if case.section == "any" || case.is_of(section) {
+                let checked = shape.clone().and_then(|()| check_size(section, &case.values, most));
+                let found = checked.err().map(|fault| word(&fault));
+                assert_eq!(found, case.fault, "{}", case.text);
+                seen.extend(found);
+            }
+        }
+    }
+    let all = ["integer", "key", "key-long", "levels", "null", "size", "text"];
+    assert!(seen.into_iter().eq(all), "the table reaches every limit");
+}
+
+#[test]
+fn every_limit_is_reached_by_its_name_and_the_fault_names_the_key() {
+    let check = |values: Value, expected: TwinFault| {
+        let values = values.as_object().unwrap().clone();
+        assert_eq!(check_shape(&values), Err(expected), "{values:?}");
     };
-    let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
-    check("{}", Ok(()));
-    check(&nested(10), Ok(()));
-    check(&nested(11), Err(TwinFault::Deep("a".into())));
-    check(r#"{"a.b":1}"#, Err(TwinFault::KeySigns("a.b".into())));
-    check(r#"{"a":{"$b":1}}"#, Err(TwinFault::KeySigns("$b".into())));
-    check(r#"{"a b":1}"#, Err(TwinFault::KeySigns("a b".into())));
-    check(r#"{"":1}"#, Err(TwinFault::KeySigns(String::new())));
-    check(r#"{"a":[{"$b":1}]}"#, Err(TwinFault::KeySigns("$b".into())));
-    let long = "k".repeat(1025);
-    check(&format!(r#"{{"{long}":1}}"#), Err(TwinFault::KeyLong("k".repeat(40))));
-    check(r#"{"n":4503599627370495}"#, Ok(()));
-    check(r#"{"n":4503599627370496}"#, Err(TwinFault::Integer("n".into())));
-    check(r#"{"n":-4503599627370496}"#, Err(TwinFault::Integer("n".into())));
-    check(r#"{"n":[1.5e300]}"#, Ok(()));
-    check(&format!(r#"{{"t":"{}"}}"#, "x".repeat(4096)), Ok(()));
-    check(&format!(r#"{{"t":["{}"]}}"#, "x".repeat(4097)), Err(TwinFault::TextLong("t".into())));
+    let nested = |levels: usize, last: Value| {
+        (0..levels).fold(json!({ "last": last }), |inner, _| json!({ "in": inner }))
+    };
+    assert_eq!(check_shape(nested(OBJECT_LEVELS_MAX, json!(1)).as_object().unwrap()), Ok(()));
+    check(nested(OBJECT_LEVELS_MAX, json!({})), TwinFault::Deep("last".into()));
+    check(nested(LIST_LEVELS_MAX, json!([])), TwinFault::Deep("last".into()));
+    let long = "k".repeat(KEY_BYTES_MAX + 1);
+    check(json!({ long: 1 }), TwinFault::KeyLong("k".repeat(40)));
+    check(json!({ "t": "x".repeat(STRING_BYTES_MAX + 1) }), TwinFault::TextLong("t".into()));
+    check(json!({ "n": INTEGER_MAX + 1 }), TwinFault::Integer("n".into()));
+    check(json!({ "n": INTEGER_MIN - 1 }), TwinFault::Integer("n".into()));
+    check(json!({ "a": { "b": [{ "c": null }] } }), TwinFault::NullInList("c".into()));
+    let words = TwinFault::NullInList("c".into()).to_string();
+    assert!(words.contains("the value of \"c\" cannot be null"), "{words}");
 }
 
 #[test]
