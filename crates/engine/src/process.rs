@@ -130,9 +130,11 @@ impl ProcessEngine {
     fn program(&self, image: &str) -> EngineResult<PathBuf> {
         let path = match image.strip_prefix(PROCESS) {
             Some(path) => PathBuf::from(path),
+            // A deployment names images completely, a table of programs as people write them.
             None => self
                 .programs
                 .get(image)
+                .or_else(|| self.programs.get(image.strip_suffix(":latest")?))
                 .cloned()
                 .ok_or_else(|| EngineError::ImageMissing { image: image.to_owned() })?,
         };

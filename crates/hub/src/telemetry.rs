@@ -2,8 +2,9 @@
 //!
 //! One record is a version byte, then fields `tag u8, length, bytes`, then tag 0 and the body to
 //! the end. A length has seven bits in each byte, the lowest first, and the eighth where more
-//! follow; in version 1, which is still read, it is a u32 LE. Tags are never used twice; a reader
-//! refuses what it does not know. Fleets send small messages, so each byte here counts.
+//! follow; in version 1, which is still read, it is a u32 LE. Version 2 has no tags beyond 20.
+//! Tags are never used twice; a reader refuses what it does not know. Fleets send small messages,
+//! so each byte here counts: a time that is written as we write it takes eight.
 //!
 //! | tag | field | tag | field |
 //! |---|---|---|---|
@@ -17,6 +18,8 @@
 //! | 8 | expiry, i64 LE ms | 17 | schema |
 //! | 9 | creation time, i64 LE ms | 18 | model id |
 //! | 19 | generation id that is a number, u64 LE | 20 | auth method, place in `METHODS` |
+//! | 21 | expiry, as the sender wrote it | 22 | creation time, as the sender wrote it |
+//! | 23 | feedback wanted | | |
 
 pub(crate) mod http;
 pub(crate) mod shell;
@@ -30,8 +33,9 @@ use thiserror::Error;
 use crate::access::{BY_DEVICE_KEY, BY_MODULE_KEY, BY_POLICY, BY_THUMBPRINT};
 
 /// The version that is written.
-const VERSION: u8 = 2;
-/// The older one that is read as well.
+const VERSION: u8 = 3;
+/// The older ones that are read as well.
+const VERSION_WITHOUT_TEXT_TIMES: u8 = 2;
 const VERSION_LONG: u8 = 1;
 /// Texts of tag 20. What stands in one place stays there.
 const METHODS: [&str; 4] = [BY_DEVICE_KEY, BY_MODULE_KEY, BY_THUMBPRINT, BY_POLICY];
@@ -59,9 +63,9 @@ pub(crate) fn partition_of(device: &str, partitions: u16) -> u16 {
     u16::try_from(hash % u64::from(partitions.max(1))).unwrap_or(0)
 }
 
-/// Bytes that `message` counts against limits: body and properties.
+/// Bytes that `message` takes here, as it is encoded.
 pub(crate) fn size_of(message: &Message) -> usize {
-    message.body.len() + message.properties.0.len()
+    message.body.len() + message.properties.0.len() + message.system.size()
 }
 
 /// Who proved to have sent a message; what the message itself says about that is not taken.
@@ -93,6 +97,7 @@ pub(crate) fn encode(message: &Message, sender: Sender<'_>) -> Bytes {
         (16, &system.component),
         (17, &system.schema),
         (18, &system.model_id),
+        (23, &system.ack),
     ];
     for (tag, text) in texts {
         if let Some(text) = text {
@@ -108,9 +113,9 @@ pub(crate) fn encode(message: &Message, sender: Sender<'_>) -> Bytes {
         Some(Ok(place)) => put(&mut out, 20, &[place]),
         _ => put(&mut out, 14, sender.method.as_bytes()),
     }
-    for (tag, time) in [(8, system.expiry), (9, system.creation_time)] {
+    for (tags, time) in [((8, 21), &system.expiry), ((9, 22), &system.creation_time)] {
         if let Some(time) = time {
-            put(&mut out, tag, &time.0.to_le_bytes());
+            put_time(&mut out, tags, time);
         }
     }
     out.put_u8(0);
@@ -123,6 +128,14 @@ fn put_generation(out: &mut BytesMut, generation: &str) {
     match generation.parse::<u64>() {
         Ok(number) if number.to_string() == generation => put(out, 19, &number.to_le_bytes()),
         _ => put(out, 13, generation.as_bytes()),
+    }
+}
+
+/// As a number if that gives the same text back; readers get what the sender wrote.
+fn put_time(out: &mut BytesMut, (as_number, as_text): (u8, u8), text: &str) {
+    match WallTime::parse_rfc3339(text).filter(|time| time.to_string() == text) {
+        Some(time) => put(out, as_number, &time.0.to_le_bytes()),
+        None => put(out, as_text, text.as_bytes()),
     }
 }
 
@@ -161,7 +174,7 @@ fn take_length(record: &mut Bytes, version: u8) -> Result<usize, BadRecord> {
 /// The message in `record`.
 pub(crate) fn decode(mut record: Bytes) -> Result<Message, BadRecord> {
     let version = match record.try_get_u8() {
-        Ok(known @ (VERSION | VERSION_LONG)) => known,
+        Ok(known @ (VERSION | VERSION_WITHOUT_TEXT_TIMES | VERSION_LONG)) => known,
         Ok(other) => return Err(BadRecord::Version(other)),
         Err(_) => return Err(BadRecord::Short),
     };
@@ -189,9 +202,9 @@ fn take(system: &mut SystemProperties, tag: u8, bytes: &[u8]) -> Result<(), BadR
     let slot = match tag {
         8 | 9 => {
             let millis = bytes.try_into().map_err(|_| BadRecord::Short)?;
-            let time = Some(WallTime(i64::from_le_bytes(millis)));
+            let time = WallTime(i64::from_le_bytes(millis)).to_string();
             let slot = if tag == 8 { &mut system.expiry } else { &mut system.creation_time };
-            *slot = time;
+            *slot = Some(time.into());
             return Ok(());
         }
         19 => {
@@ -221,6 +234,9 @@ fn take(system: &mut SystemProperties, tag: u8, bytes: &[u8]) -> Result<(), BadR
         16 => &mut system.component,
         17 => &mut system.schema,
         18 => &mut system.model_id,
+        21 => &mut system.expiry,
+        22 => &mut system.creation_time,
+        23 => &mut system.ack,
         other => return Err(BadRecord::Tag(other)),
     };
     *slot = Some(std::str::from_utf8(bytes).map_err(|_| BadRecord::Text)?.into());
@@ -237,7 +253,7 @@ mod tests {
             properties: PropertyBag(Bytes::from_static(b"a=b")),
             system: SystemProperties {
                 message_id: Some("m1".into()),
-                expiry: Some(WallTime(5)),
+                expiry: Some("1970-01-01T00:00:00.005Z".into()),
                 connection_device_id: Some("somebody else".into()),
                 ..SystemProperties::default()
             },
@@ -262,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_record_gives_back_the_message_and_its_bytes_never_change() {
-        let golden = b"\x02\x01\x03a=b\x02\x02m1\x0b\x02d1\x0c\x01m\
+        let golden = b"\x03\x01\x03a=b\x02\x02m1\x0b\x02d1\x0c\x01m\
                        \x13\x08\x09\0\0\0\0\0\0\0\x14\x01\x01\
                        \x08\x08\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
         assert_eq!(&record("9", BY_MODULE_KEY)[..], &golden[..]);
@@ -280,6 +296,38 @@ mod tests {
         }
         // They stand in stored messages.
         assert_eq!(METHODS, [BY_DEVICE_KEY, BY_MODULE_KEY, BY_THUMBPRINT, BY_POLICY]);
+    }
+
+    #[test]
+    fn times_come_back_as_they_were_written_and_ours_take_eight_bytes() {
+        let identity: IdentityId = "d1".parse().unwrap();
+        let sender = Sender { identity: &identity, generation_id: "1", method: BY_POLICY };
+        let check = |text: &str, bytes: usize| {
+            let mut sent = Message::default();
+            let without = encode(&sent, sender).len();
+            sent.system.creation_time = Some(text.into());
+            let record = encode(&sent, sender);
+            assert_eq!(record.len(), without + 2 + bytes, "{text}");
+            let found = decode(record).unwrap().system;
+            assert_eq!(found.creation_time.as_deref(), Some(text));
+            sent.system = SystemProperties { expiry: Some(text.into()), ..Default::default() };
+            let found = decode(encode(&sent, sender)).unwrap().system;
+            assert_eq!(found.expiry.as_deref(), Some(text));
+        };
+        check("2023-09-05T18:53:42.150Z", 8);
+        check("2023-09-05T18:53:42.1509021Z", 28);
+        check("2023-09-05T18:53:42Z", 20);
+        check("2023-09-05T20:53:42.150+02:00", 29);
+        check("1795844700000", 13);
+        check("soon", 4);
+    }
+
+    #[test]
+    fn a_record_of_version_two_is_still_read() {
+        let old = b"\x02\x01\x03a=b\x02\x02m1\x0b\x02d1\x0c\x01m\
+                    \x13\x08\x09\0\0\0\0\0\0\0\x14\x01\x01\
+                    \x08\x08\x05\0\0\0\0\0\0\0\0{\"seq\":7}";
+        assert_eq!(decode(Bytes::from_static(old)), Ok(sent("9", BY_MODULE_KEY)));
     }
 
     #[test]
@@ -308,7 +356,7 @@ mod tests {
             assert_eq!(decode(Bytes::from_static(bytes)), Err(expected), "{bytes:?}");
         };
         check(b"", BadRecord::Short);
-        check(b"\x03\0", BadRecord::Version(3));
+        check(b"\x04\0", BadRecord::Version(4));
         check(b"\x01\x63\0\0\0\0\0", BadRecord::Tag(0x63));
         check(b"\x01\x02\xFF\0\0\0m", BadRecord::Short);
         check(b"\x01\x02\x01\0\0\0\xFF\0", BadRecord::Text);

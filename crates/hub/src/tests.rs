@@ -7,6 +7,7 @@ mod durability;
 mod fleet;
 mod hostile;
 mod live;
+mod messages;
 mod operators;
 mod quota;
 mod reference;

@@ -39,6 +39,39 @@ pub fn twin_limits() -> Vec<TwinCase> {
         .collect()
 }
 
+/// One line of `message-properties.txt`.
+#[derive(Clone, Debug)]
+pub struct MessageCase {
+    /// How many properties are left out.
+    pub lost: u32,
+    /// The end of the topic, as a client sends it.
+    pub bag: &'static str,
+    /// Application properties as readers see them.
+    pub properties: Map<String, Value>,
+    /// System properties as readers see them, by the names they have there.
+    pub system: Map<String, Value>,
+}
+
+/// The lines of `message-properties.txt`.
+///
+/// # Panics
+/// If a line is malformed.
+pub fn message_properties() -> Vec<MessageCase> {
+    lines(include_str!("message-properties.txt"))
+        .map(|line| {
+            let (lost, rest) = word(line);
+            let (bag, text) = word(rest);
+            let mut seen: Value = serde_json::from_str(text).expect(text);
+            let mut part = |name: &str| match seen.get_mut(name).map(Value::take) {
+                Some(Value::Object(part)) => part,
+                _ => Map::new(),
+            };
+            let (properties, system) = (part("properties"), part("system"));
+            MessageCase { lost: lost.parse().expect(line), bag, properties, system }
+        })
+        .collect()
+}
+
 fn lines(table: &'static str) -> impl Iterator<Item = &'static str> {
     table.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
@@ -59,15 +92,12 @@ fn expanded(text: &str) -> String {
             let (unit, times) = inner.rsplit_once('*')?;
             Some((unit.repeat(times.parse().ok()?), tail))
         });
-        match inner {
-            Some((repeated, tail)) => {
-                out.push_str(&repeated);
-                rest = tail;
-            }
-            None => {
-                out.push('<');
-                rest = after;
-            }
+        if let Some((repeated, tail)) = inner {
+            out.push_str(&repeated);
+            rest = tail;
+        } else {
+            out.push('<');
+            rest = after;
         }
     }
     out + rest

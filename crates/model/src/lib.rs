@@ -18,6 +18,7 @@ pub mod message;
 pub mod method;
 pub mod twin;
 
+pub mod image;
 pub mod json;
 pub mod manifest;
 pub mod query;

@@ -15,6 +15,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::id::ModuleName;
+use crate::image;
 use crate::secret::Secret;
 use fields::{Faults, Fields};
 
@@ -95,7 +96,7 @@ pub struct ModuleSpec {
     pub pull: PullPolicy,
     /// Lower starts earlier.
     pub startup_order: u32,
-    /// The image, trimmed.
+    /// The image, trimmed and completed: `x` is `x:latest`.
     pub image: Box<str>,
     /// The digest the image must have, if one is named.
     pub digest: Option<Box<str>>,
@@ -464,16 +465,21 @@ fn variables(fields: &mut Fields<'_>, faults: &mut Faults) -> BTreeMap<Box<str>,
 type ImageSettings = (Box<str>, Option<Box<str>>, Map<String, Value>);
 
 fn image_settings(mut fields: Fields<'_>, faults: &mut Faults) -> ImageSettings {
-    let image: Box<str> =
+    let mut image: Box<str> =
         fields.text("image", faults).map(|text| text.trim().into()).unwrap_or_default();
     if image.is_empty() && fields.has_seen("image") {
         faults.add(&fields.path_of("image"), "an image needs a name");
     } else if let Some(bad) = image.chars().find(|c| c.is_whitespace() || c.is_control()) {
         faults.add(&fields.path_of("image"), &format!("an image's name cannot contain {bad:?}"));
+    } else if !image.is_empty() {
+        match image::completed(&image) {
+            Ok(completed) => image = completed,
+            Err(invalid) => faults.add(&fields.path_of("image"), &invalid.to_string()),
+        }
     }
     let digest = fields.optional_text("digest", faults).filter(|text| !text.is_empty());
     if let Some(digest) = &digest
-        && !is_digest(digest)
+        && !image::is_digest(digest)
     {
         faults.add(
             &fields.path_of("digest"),
@@ -483,12 +489,6 @@ fn image_settings(mut fields: Fields<'_>, faults: &mut Faults) -> ImageSettings 
     let create_options = create_options(&mut fields, faults);
     fields.end(faults);
     (image, digest, create_options)
-}
-
-fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    })
 }
 
 /// Joins `createOptions`, `createOptions01`, … in the order of their names and reads the whole.

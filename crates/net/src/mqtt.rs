@@ -38,6 +38,7 @@ pub(crate) struct Counts {
     accepted: AtomicU64,
     refused: AtomicU64,
     pub(crate) subscribes: AtomicU64,
+    pub(crate) lost_properties: AtomicU64,
     /// Bytes read whose requests have no answers yet, over all connections.
     pub(crate) unanswered_bytes: AtomicUsize,
 }
@@ -79,6 +80,11 @@ impl MqttServer {
     /// Connections closed at once since the start, because there were too many.
     pub fn refused(&self) -> u64 {
         self.counts.refused.load(Ordering::Relaxed)
+    }
+
+    /// Properties of messages that could not be read, and were left out, since the start.
+    pub fn lost_properties(&self) -> u64 {
+        self.counts.lost_properties.load(Ordering::Relaxed)
     }
 
     /// SUBSCRIBE packets received since the start.

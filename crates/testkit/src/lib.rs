@@ -17,3 +17,5 @@ pub mod shape;
 
 #[path = "../../model/cases/table.rs"]
 pub mod cases;
+
+pub mod messages;

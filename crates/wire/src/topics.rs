@@ -13,7 +13,7 @@ pub mod user;
 
 use thiserror::Error;
 
-/// Why a topic, bag or user name is not one of Azure's.
+/// Why a topic or user name is not one of Azure's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InvalidTopic {
     /// Not in the table of topics, or of another identity.
@@ -25,12 +25,6 @@ pub enum InvalidTopic {
     /// The status of a method answer or twin answer is no number.
     #[error("the topic's status is not a number")]
     Status,
-    /// The property bag is malformed.
-    #[error("the property bag is malformed")]
-    Bag(#[from] model::message::InvalidPropertyBag),
-    /// A time in the property bag is not ISO 8601.
-    #[error("property {0} is not a time in ISO 8601")]
-    Time(&'static str),
     /// The body is not what the topic promises.
     #[error("the body is not a JSON object with a $version")]
     Body,

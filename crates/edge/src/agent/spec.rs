@@ -136,13 +136,13 @@ fn digest(made: &EngineSpec, image_digest: Option<&str>, trust_bundle: &str) -> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use model::manifest::Manifest;
     use serde_json::json;
 
     use super::*;
 
-    fn surroundings() -> Surroundings {
+    pub(in super::super) fn surroundings() -> Surroundings {
         Surroundings {
             device: "d1".parse().unwrap(),
             hub_host: "hub.example".into(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use journal::log::{LaneId, Record};
 use model::id::ModuleName;
-use model::message::{MESSAGE_BYTES_MAX, Message};
-use model::refusal::{Refusal, RefusalKind};
+use model::message::Message;
+use model::refusal::Refusal;
 use model::route::{Endpoint, MessageSource, Route, endpoints_for};
 use model::router_plan::{RouterPlan, TIME_TO_LIVE};
 use model::time::WallTime;
@@ -84,10 +84,7 @@ impl Table {
         message: &Message,
         now: WallTime,
     ) -> Result<Dispatch, Refusal> {
-        if message.body.len() + message.properties.0.len() > MESSAGE_BYTES_MAX {
-            let reason = format!("a message has at most {MESSAGE_BYTES_MAX} bytes");
-            return Err(Refusal::new(RefusalKind::TooLarge, reason));
-        }
+        message.check_size()?;
         let message = stamped(from, message);
         let output = message.system.output_name.clone();
         let source = match from.identity.module_str() {
@@ -123,7 +120,7 @@ impl Table {
 /// The sooner of the route's life time and the message's own expiry.
 fn expires(life: Option<Duration>, message: &Message, now: WallTime) -> Option<i64> {
     let routed = life.map(|life| now.after(life).0);
-    let own = message.system.expiry.map(|at| at.0);
+    let own = message.system.expires().map(|at| at.0);
     routed.into_iter().chain(own).min()
 }
 
@@ -141,6 +138,7 @@ fn stamped(from: &Proven, message: &Message) -> Message {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use model::message::MESSAGE_BYTES_MAX;
     use serde_json::{Value, json};
 
     use super::*;
@@ -206,7 +204,7 @@ mod tests {
     fn the_sender_is_what_was_proven_and_the_sooner_expiry_counts() {
         let table = table(json!({ "a": "FROM /messages/* INTO $upstream" }));
         let mut sent = message("o");
-        sent.system.expiry = Some(WallTime(NOW.0 + 5));
+        sent.system.expiry = Some(WallTime(NOW.0 + 5).to_string().into());
         let got = table.dispatch(&from_a(), &sent, NOW).unwrap();
         assert_eq!(got.records[0].expires_ms, Some(NOW.0 + 5));
         let (sender, stored) = record::decode(got.records[0].payload.clone()).unwrap();
@@ -216,10 +214,23 @@ mod tests {
     }
 
     #[test]
-    fn a_message_larger_than_the_hub_takes_is_refused() {
-        let large = Message { body: vec![0; MESSAGE_BYTES_MAX + 1].into(), ..Message::default() };
+    fn an_expiry_that_cannot_be_read_goes_on_as_text_and_expires_nothing() {
+        let table = table(json!({ "a": "FROM /messages/* INTO $upstream" }));
+        let mut sent = message("o");
+        sent.system.expiry = Some("1795844700000".into());
+        let got = table.dispatch(&from_a(), &sent, NOW).unwrap();
+        assert_eq!(got.records[0].expires_ms, Some(NOW.0 + 7_200_000));
+        let (_, stored) = record::decode(got.records[0].payload.clone()).unwrap();
+        assert_eq!(stored.system.expiry, sent.system.expiry);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_hub_takes_is_refused_in_the_hubs_words() {
+        let mut large = Message { body: vec![0; MESSAGE_BYTES_MAX].into(), ..Message::default() };
+        assert!(Table::empty().dispatch(&from_a(), &large, NOW).is_ok());
+        large.system.message_id = Some("x".into());
         let refused = Table::empty().dispatch(&from_a(), &large, NOW).unwrap_err();
-        assert_eq!(refused.kind, RefusalKind::TooLarge);
+        assert_eq!(Err(refused), large.check_size());
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! eighth where more follow: modules send small messages, so each byte here counts. Tags are
 //! never used again for something else.
 //!
-//! Version 1 is still read: lengths have 4 bytes, the sender's 2, and there are no flags.
+//! Version 2 is still read: it has no texts of times. And so is version 1: lengths have 4 bytes,
+//! the sender's 2, and there are no flags.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::id::IdentityId;
@@ -24,8 +25,9 @@ use model::time::WallTime;
 use thiserror::Error;
 
 /// The format that is written.
-pub const VERSION: u8 = 2;
-/// The older format, which is read as well.
+pub const VERSION: u8 = 3;
+/// The older formats, which are read as well.
+const VERSION_WITHOUT_TEXT_TIMES: u8 = 2;
 const VERSION_LONG: u8 = 1;
 /// The connection's device and module are the sender's and not written again.
 const IS_SENDERS: u8 = 1;
@@ -75,16 +77,18 @@ const TEXTS: &[(u8, Texts)] = &[
     (15, |it| &mut it.schema),
     (16, |it| &mut it.model_id),
     (17, |it| &mut it.ack),
+    (18, |it| &mut it.expiry),
+    (19, |it| &mut it.creation_time),
 ];
 
 type Times = fn(&mut SystemProperties) -> &mut Option<WallTime>;
 
 /// Tags of times. `sequence_number` and `delivery_count` belong to one queue and are not kept.
-const TIMES: &[(u8, Times)] = &[
-    (64, |it| &mut it.expiry),
-    (65, |it| &mut it.creation_time),
-    (66, |it| &mut it.enqueued_time),
-];
+const TIMES: &[(u8, Times)] = &[(66, |it| &mut it.enqueued_time)];
+
+/// Tags of times that their senders wrote, where a number gives the same text back. They are
+/// texts, and stand in [`TEXTS`] besides.
+const WRITTEN: &[(u8, Texts)] = &[(64, |it| &mut it.expiry), (65, |it| &mut it.creation_time)];
 
 /// The bytes of `message` from `sender`.
 pub fn encode(sender: &IdentityId, message: &Message) -> Bytes {
@@ -107,10 +111,18 @@ pub fn encode(sender: &IdentityId, message: &Message) -> Bytes {
         }
         None => out.put_u8(flags),
     }
+    let written = WRITTEN.iter().filter_map(|(tag, field)| {
+        let text = field(&mut system);
+        let time = WallTime::parse_rfc3339(text.as_deref()?);
+        let time = time.filter(|time| text.as_deref() == Some(time.to_string().as_str()))?;
+        *text = None;
+        Some((*tag, time))
+    });
+    let written: Vec<_> = written.collect();
     let texts = TEXTS.iter().filter_map(|(tag, field)| Some((*tag, field(&mut system).take()?)));
     let texts: Vec<_> = texts.collect();
     let times = TIMES.iter().filter_map(|(tag, field)| Some((*tag, field(&mut system).take()?)));
-    let times: Vec<_> = times.collect();
+    let times: Vec<_> = written.into_iter().chain(times).collect();
     out.put_u8(u8::try_from(texts.len() + times.len()).expect("the tables are short"));
     for (tag, text) in texts {
         out.put_u8(tag);
@@ -152,7 +164,7 @@ pub fn decode(mut bytes: Bytes) -> Result<(IdentityId, Message), DamagedRecord> 
     let version = bytes.try_get_u8().map_err(short)?;
     let mut system = SystemProperties::default();
     let sender: IdentityId = match version {
-        VERSION => text(&take_long(&mut bytes, version)?)?,
+        VERSION | VERSION_WITHOUT_TEXT_TIMES => text(&take_long(&mut bytes, version)?)?,
         VERSION_LONG => {
             let len = bytes.try_get_u16_le().map_err(short)?;
             text(&take(&mut bytes, usize::from(len))?)?
@@ -171,8 +183,9 @@ pub fn decode(mut bytes: Bytes) -> Result<(IdentityId, Message), DamagedRecord> 
         if let Some((_, field)) = TEXTS.iter().find(|(known, _)| *known == tag) {
             *field(&mut system) = Some(text(&value)?);
         } else if let Some((_, field)) = TIMES.iter().find(|(known, _)| *known == tag) {
-            let number = value.as_ref().try_into().map_err(|_| DamagedRecord::Short)?;
-            *field(&mut system) = Some(WallTime(i64::from_le_bytes(number)));
+            *field(&mut system) = Some(time(&value)?);
+        } else if let Some((_, field)) = WRITTEN.iter().find(|(known, _)| *known == tag) {
+            *field(&mut system) = Some(time(&value)?.to_string().into());
         } else {
             return Err(DamagedRecord::Tag(tag));
         }
@@ -221,6 +234,11 @@ fn take_long(bytes: &mut Bytes, version: u8) -> Result<Bytes, DamagedRecord> {
     Err(DamagedRecord::Short)
 }
 
+fn time(bytes: &[u8]) -> Result<WallTime, DamagedRecord> {
+    let number = bytes.try_into().map_err(|_| DamagedRecord::Short)?;
+    Ok(WallTime(i64::from_le_bytes(number)))
+}
+
 fn text(bytes: &[u8]) -> Result<Box<str>, DamagedRecord> {
     std::str::from_utf8(bytes).map(Into::into).map_err(|_| DamagedRecord::Text)
 }
@@ -266,23 +284,49 @@ mod tests {
             properties: PropertyBag(Bytes::from_static(b"k=v")),
             system: SystemProperties {
                 message_id: Some("m".into()),
-                expiry: Some(WallTime(1)),
+                expiry: Some("1970-01-01T00:00:00.001Z".into()),
                 ..SystemProperties::default()
             },
         }
     }
 
     #[test]
-    fn version_two_keeps_its_form() {
+    fn the_record_keeps_its_form_and_version_two_is_still_read() {
         let mut message = small();
         message.system.connection_device_id = Some("d".into());
         message.system.connection_module_id = Some("m".into());
         message.system.connection_generation_id = Some("258".into());
-        let golden: &[u8] = b"\x02\x03d/m\x03\x02\x01\0\0\0\0\0\0\x02\x01\x01m\
+        let golden: &[u8] = b"\x03\x03d/m\x03\x02\x01\0\0\0\0\0\0\x02\x01\x01m\
                               \x40\x08\x01\0\0\0\0\0\0\0\x03k=vB";
         let sender: IdentityId = "d/m".parse().unwrap();
         assert_eq!(encode(&sender, &message), golden);
-        assert_eq!(decode(Bytes::from_static(golden)), Ok((sender, message)));
+        assert_eq!(decode(Bytes::from_static(golden)), Ok((sender.clone(), message.clone())));
+        let old = [b"\x02", golden.get(1..).unwrap()].concat();
+        assert_eq!(decode(old.into()), Ok((sender, message)));
+    }
+
+    #[test]
+    fn every_message_of_the_table_comes_back_as_its_sender_meant_it() {
+        let sender: IdentityId = "d/m".parse().unwrap();
+        for case in testkit::cases::message_properties() {
+            let message = testkit::messages::message_of(&case);
+            let found = decode(encode(&sender, &message));
+            assert_eq!(found, Ok((sender.clone(), message)), "{}", case.bag);
+        }
+    }
+
+    #[test]
+    fn times_come_back_as_they_were_written() {
+        let sender: IdentityId = "d/m".parse().unwrap();
+        for text in
+            ["2023-09-05T18:53:42.150Z", "2023-09-05T18:53:42.1509021Z", "1795844700000", "soon"]
+        {
+            let mut message = small();
+            message.system.expiry = Some(text.into());
+            message.system.creation_time = Some(text.into());
+            message.system.enqueued_time = Some(WallTime(7));
+            assert_eq!(decode(encode(&sender, &message)), Ok((sender.clone(), message)));
+        }
     }
 
     #[test]
@@ -320,9 +364,9 @@ mod tests {
             message.system.message_id = Some("x".repeat(length).into());
             assert_eq!(decode(encode(&sender, &message)), Ok((sender.clone(), message)));
         }
-        let endless = Bytes::from_static(b"\x02\xFF\xFF\xFF\xFF\x01d/m");
+        let endless = Bytes::from_static(b"\x03\xFF\xFF\xFF\xFF\x01d/m");
         assert_eq!(decode(endless), Err(DamagedRecord::Short));
-        let flags = Bytes::from_static(b"\x02\x03d/m\x04\0\0B");
+        let flags = Bytes::from_static(b"\x03\x03d/m\x04\0\0B");
         assert_eq!(decode(flags), Err(DamagedRecord::Flags(4)));
     }
 }

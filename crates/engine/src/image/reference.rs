@@ -1,13 +1,13 @@
-//! Image references, in the form people write: `name[:tag][@digest]`.
+//! Image references, in the form people write: `name[:tag][@digest]`. What is a name of an image
+//! is [`model::image`]'s to say, as it is for the hub; here two names of one image become one.
 
 use std::fmt;
 use std::str::FromStr;
 
+use model::image::{ImageName, TAG_DEFAULT};
+
 use crate::error::EngineError;
 use crate::image::digest::Digest;
-
-/// Longest reference, in bytes.
-const REFERENCE_BYTES_MAX: usize = 512;
 
 /// A parsed reference. `docker.io/` and `library/` are dropped, a missing tag is `latest`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,48 +48,15 @@ impl FromStr for Reference {
     type Err = EngineError;
 
     fn from_str(text: &str) -> Result<Self, EngineError> {
-        let refuse = |why: &str| EngineError::image(format!("image reference {text:?} {why}"));
-        if text.len() > REFERENCE_BYTES_MAX {
-            return Err(EngineError::image(format!(
-                "image reference is longer than {REFERENCE_BYTES_MAX} bytes"
-            )));
-        }
-        let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest.parse::<Digest>()?)),
-            None => (text, None),
-        };
-        // A colon before the last slash belongs to the registry's port.
-        let last = rest.rfind('/').map_or(0, |slash| slash + 1);
-        let colon = rest.rfind(':').filter(|colon| *colon >= last);
-        let (name, tag) = match colon.and_then(|colon| rest.split_at_checked(colon)) {
-            Some((name, tag)) => (name, tag.trim_start_matches(':')),
-            None => (rest, "latest"),
-        };
-        let name = name.strip_prefix("docker.io/").unwrap_or(name);
+        let image: ImageName = text
+            .parse()
+            .map_err(|why| EngineError::image(format!("image reference {text:?}: {why}")))?;
+        let name = image.name.strip_prefix("docker.io/").unwrap_or(&image.name);
         let name = name.strip_prefix("library/").unwrap_or(name);
-        let tag_good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        if tag.is_empty() || tag.len() > 128 || !tag.bytes().all(tag_good) {
-            return Err(refuse("has a bad tag"));
-        }
-        let mut parts = name.split('/').enumerate();
-        let good = parts.all(|(place, part)| component_is_good(part, place == 0));
-        if !good {
-            return Err(refuse("has a bad name"));
-        }
+        let tag = image.tag.as_deref().unwrap_or(TAG_DEFAULT);
+        let digest = image.digest.as_deref().map(str::parse).transpose()?;
         Ok(Self { name: name.to_owned(), tag: tag.to_owned(), digest })
     }
-}
-
-fn component_is_good(part: &str, first: bool) -> bool {
-    let allowed = |byte: u8| {
-        byte.is_ascii_lowercase()
-            || byte.is_ascii_digit()
-            || b"._-".contains(&byte)
-            || (first && (byte == b':' || byte.is_ascii_uppercase()))
-    };
-    part.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-        && part.bytes().all(allowed)
-        && !part.contains("..")
 }
 
 #[cfg(test)]
@@ -107,7 +74,9 @@ mod tests {
         check("localhost:5000/a/b:1.2-x", "localhost:5000/a/b:1.2-x");
         let pinned = format!("mcr.microsoft.com/a:1@sha256:{}", "0".repeat(64));
         check(&pinned, &pinned);
-        for bad in ["", ":1", "a:", "a/../b", "UP/low er", "a//b", "a@sha256:1", "/a", "a:b/"] {
+        for bad in
+            ["", ":1", "a:", "a/../b", "UP/low er", "a//b", "a@sha256:1", "/a", "a:b/", "a:1:2"]
+        {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
     }

@@ -135,8 +135,11 @@ impl Follower {
     }
 }
 
+/// When the agent's engine got the line, which is what `since` asks for. Agents that say only
+/// what the line says of itself are believed.
 fn time(record: &Value) -> Option<WallTime> {
-    WallTime::parse_rfc3339(record.get("timestamp")?.as_str()?)
+    let said = record.get("received").or_else(|| record.get("timestamp"));
+    WallTime::parse_rfc3339(said?.as_str()?)
 }
 
 fn line(record: &Value) -> Line {
@@ -187,6 +190,23 @@ mod tests {
         assert_eq!(texts(&news), ["e"]);
         assert_eq!(texts(&follower.handle_answer(&answer(&[(9, "e")])).unwrap()), [""; 0]);
         assert_eq!(texts(&follower.handle_answer(&answer(&[])).unwrap()), [""; 0]);
+    }
+
+    #[test]
+    fn a_log_is_followed_by_the_engines_time_whatever_its_lines_say() {
+        let mut follower = follower();
+        let record = |received: i64, said: i64, text: &str| {
+            json!({ "received": WallTime(received).to_string(), "loglevel": 6, "text": text,
+                    "timestamp": WallTime(said).to_string() })
+        };
+        let answer = |records: Value| json!([{ "id": "m", "payload": records.to_string() }]);
+        let first = [record(10, 9_000_000, "a"), record(20, 3, "b")];
+        let news = follower.handle_answer(&answer(json!(first))).unwrap();
+        assert_eq!(texts(&news), ["a", "b"]);
+        let since = WallTime(20).to_string();
+        assert_eq!(follower.request()["items"][0]["filter"]["since"], since);
+        let next = [record(20, 3, "b"), record(21, 1, "c")];
+        assert_eq!(texts(&follower.handle_answer(&answer(json!(next))).unwrap()), ["c"]);
     }
 
     #[test]

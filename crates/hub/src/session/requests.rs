@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use journal::worker::Chain;
 use model::id::IdentityId;
-use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
+use model::message::{Message, PropertyBag};
 use model::method::MethodRequest;
 use model::names::{EDGE_AGENT, EDGE_HUB};
 use model::refusal::{Refusal, RefusalKind};
@@ -59,15 +59,6 @@ pub(crate) fn bytes_of(batch: &Batch) -> u32 {
     u32::try_from(sum).unwrap_or(u32::MAX)
 }
 
-/// Refuses a message that is too large.
-pub(crate) fn check(message: &Message) -> Result<(), Refusal> {
-    if telemetry::size_of(message) <= MESSAGE_BYTES_MAX {
-        return Ok(());
-    }
-    let reason = "a message has at most 256 KiB, properties included";
-    Err(Refusal::new(RefusalKind::TooLarge, reason))
-}
-
 /// Marks `message` as a will.
 pub(crate) fn mark_will(message: &mut Message) {
     let held = &message.properties.0;
@@ -108,7 +99,7 @@ impl HubSession {
             .0
             .iter()
             .filter_map(|request| match request {
-                DeviceRequest::SendTelemetry(message) if check(message).is_ok() => {
+                DeviceRequest::SendTelemetry(message) if message.check_size().is_ok() => {
                     Some(record(&self.shared, message))
                 }
                 _ => None,
@@ -130,7 +121,7 @@ impl HubSession {
     fn source(&self, request: DeviceRequest, permit: &Arc<Permit>, deadline: Tick) -> Source {
         let ord = self.shared.ord;
         match request {
-            DeviceRequest::SendTelemetry(message) => match check(&message) {
+            DeviceRequest::SendTelemetry(message) => match message.check_size() {
                 Ok(()) => Source::Telemetry,
                 Err(refusal) => Source::Known(Err(refusal)),
             },

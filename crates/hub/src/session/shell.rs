@@ -356,7 +356,7 @@ impl HubSession {
     /// Sends what the device left to be said; nobody is told whether it arrived.
     fn send_will(&self, mut will: Message) {
         super::requests::mark_will(&mut will);
-        if super::requests::check(&will).is_ok() {
+        if will.check_size().is_ok() {
             let record = super::requests::record(&self.shared, &will);
             self.core.telemetry.forget(self.shared.identity.device_str(), record);
         }

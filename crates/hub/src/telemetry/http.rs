@@ -194,7 +194,7 @@ pub(crate) fn shape(partition: u16, record: &StoredRecord, message: &Message) ->
     }
 }
 
-/// Under the names that Azure's routing gives them.
+/// Under the names that Azure's routing gives them; texts as their senders wrote them.
 fn system_properties(message: &Message, enqueued: WallTime) -> Map<String, Value> {
     let system = &message.system;
     let texts = [
@@ -213,16 +213,15 @@ fn system_properties(message: &Message, enqueued: WallTime) -> Map<String, Value
         ("dt-subject", &system.component),
         ("messageSchema", &system.schema),
         ("dt-dataschema", &system.model_id),
+        ("expiryTimeUtc", &system.expiry),
+        ("creationTimeUtc", &system.creation_time),
+        ("iothub-ack", &system.ack),
     ];
     let said = texts
         .into_iter()
         .filter_map(|(name, text)| text.as_deref().map(|text| (name.to_owned(), json!(text))));
-    let times = [("expiryTimeUtc", system.expiry), ("creationTimeUtc", system.creation_time)];
-    let times = times
-        .into_iter()
-        .filter_map(|(name, time)| time.map(|time| (name.to_owned(), json!(time.to_string()))));
     let enqueued = ("enqueuedTime".to_owned(), json!(enqueued.to_string()));
-    said.chain(times).chain([enqueued]).collect()
+    said.chain([enqueued]).collect()
 }
 
 /// Where a stream stands: the next offset of each partition it reads.

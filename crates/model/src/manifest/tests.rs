@@ -40,6 +40,16 @@ fn a_manifest_is_read_whole() {
 }
 
 #[test]
+fn an_image_without_a_tag_is_the_latest() {
+    for said in ["img", "img:latest", " img\n"] {
+        let mut value = good();
+        value["modules"]["m"]["settings"] = json!({ "image": said });
+        let read = parse(&value).unwrap();
+        assert_eq!(&*read.modules[&"m".parse().unwrap()].image, "img:latest", "{said:?}");
+    }
+}
+
+#[test]
 fn what_a_module_does_not_say_has_azures_defaults() {
     let mut value = good();
     value["modules"]["m"] =
@@ -90,6 +100,9 @@ fn every_broken_manifest_is_refused_with_code_place_and_words() {
     check("/modules/m/settings/image", Value::Null, 400, "modules.m.settings.image: is missing");
     check("/modules/m/settings/image", json!("  "), 400, "an image needs a name");
     check("/modules/m/settings/image", json!("a b"), 400, "cannot contain ' '");
+    check("/modules/m/settings/image", json!("m:1:2"), 400, "image: \"m:1:2\" has more than one");
+    check("/modules/m/settings/image", json!("m:"), 400, "is no tag");
+    check("/modules/m/settings/image", json!("a/M:1"), 400, "is no part of an image's name");
     check("/modules/m/settings/digest", json!("md5:0"), 400, "is not sha256:");
     check("/modules/m/settings/createOptions", json!("{"), 400, "createOptions: is not JSON");
     check("/modules/m/settings/createOptions", json!(7), 400, "createOptions: must be text");

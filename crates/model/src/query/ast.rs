@@ -128,8 +128,7 @@ impl fmt::Display for Node {
             }
             Self::Number(value) => write!(f, "{value}"),
             Self::Text(text) => write_text(text, f),
-            Self::Property(name) => f.write_str(name),
-            Self::Hidden(name, _) => f.write_str(name),
+            Self::Property(name) | Self::Hidden(name, _) => f.write_str(name),
             Self::System(name) => write!(f, "{{{name}}}"),
             Self::Path(root, path) => write_path(root.name(), path, f),
             Self::Changed(path) => {

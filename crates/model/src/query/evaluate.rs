@@ -106,9 +106,8 @@ fn or<'a>(all: &'a [Node], fields: &'a dyn Fields) -> Value<'a> {
     for node in all {
         match (evaluate(node, fields), &result) {
             (Value::Bool(true), _) => return Value::Bool(true),
-            (Value::Null, _) => {}
             (Value::Bool(false), Value::Null) => result = Value::Bool(false),
-            (Value::Bool(false), _) => {}
+            (Value::Null | Value::Bool(false), _) => {}
             _ => result = Value::Undefined,
         }
     }

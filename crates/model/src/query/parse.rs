@@ -169,7 +169,9 @@ impl<'t> Parser<'t> {
         if level != COALESCE {
             let word = if level == AND { "AND" } else { "OR" };
             members.iter().try_for_each(|member| expect_bool(member, word))?;
-            members.iter().for_each(|member| self.tell_truth_of_property(member));
+            for member in &members {
+                self.tell_truth_of_property(member);
+            }
             kind = Type::Bool;
         }
         let nodes = members.into_iter().map(|member| member.node).collect();

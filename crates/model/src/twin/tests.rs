@@ -21,7 +21,7 @@ use crate::refusal::{Refusal, RefusalKind};
 use crate::time::WallTime;
 
 #[path = "../../cases/table.rs"]
-#[expect(unreachable_pub, reason = "testkit shows the same file to other rooms")]
+#[expect(unreachable_pub, dead_code, reason = "testkit shows the same file to other rooms")]
 mod table;
 
 type Properties = Map<String, Value>;

@@ -20,7 +20,7 @@ use model::waist::{
 use model::world::Boxed;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use wire::mqtt::server::{Connect, Ending, Session, Step};
 
 use super::{Counts, Shared};
@@ -64,6 +64,8 @@ pub(super) struct Connection {
     ending: Option<Ending>,
     /// The loop has ended; only the last bytes are still to be written.
     closing: bool,
+    /// It was told that this client's properties could not be read.
+    told_lost: bool,
     seat: Seat,
 }
 
@@ -113,6 +115,7 @@ impl Connection {
             valid_until: None,
             ending: None,
             closing: false,
+            told_lost: false,
             seat,
         }
     }
@@ -244,13 +247,30 @@ impl Connection {
             self.submit(batch);
             return true;
         }
-        let Some(step) = self.wire.poll(self.shared.world.now()) else { return false };
+        let step = self.wire.poll(self.shared.world.now());
+        self.tell_lost_properties();
+        let Some(step) = step else { return false };
         match step {
             Step::Connect(connect) => self.open(&connect),
             Step::Submit(batch) => self.submit(batch),
             Step::Close(ending) => self.ending = Some(ending),
         }
         true
+    }
+
+    /// Counts the properties that could not be read; a warning once, for a device that sends
+    /// them sends them in every message.
+    fn tell_lost_properties(&mut self) {
+        let lost = self.wire.take_lost_properties();
+        if lost == 0 {
+            return;
+        }
+        let before = self.shared.counts.lost_properties.fetch_add(lost.into(), Ordering::Relaxed);
+        if !std::mem::replace(&mut self.told_lost, true) {
+            let device_id = self.wire.identity().map(ToString::to_string).unwrap_or_default();
+            let total = before.saturating_add(lost.into());
+            warn!(device_id, lost, total, "properties without a name or said twice were left out");
+        }
     }
 
     fn open(&mut self, connect: &Connect) {

@@ -99,6 +99,21 @@ fn acknowledged(id: u16) -> String {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bad_properties_are_counted_and_the_messages_around_them_are_acknowledged() {
+    let bench = bench().await;
+    let mut raw = bench.connect().await;
+    let bags = ["=nameless", "%24.ctime=1630000000", "a=%zz", "%24.mid=1&%24.mid=2", "good=1"];
+    for (at, bag) in bags.into_iter().enumerate() {
+        let id = u16::try_from(at + 1).unwrap();
+        let topic = format!("devices/d/messages/events/{bag}");
+        let Packet::Publish(plain) = publish(id) else { panic!() };
+        raw.send(&[Packet::Publish(Publish { topic: &topic, ..plain })]).await;
+        assert_eq!(raw.next().await, acknowledged(id), "{bag}");
+    }
+    assert_eq!(bench.server.lost_properties(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_read_is_one_batch_and_one_commit_is_one_write() {
     let bench = bench().await;
     let mut raw = bench.connect().await;

@@ -166,6 +166,8 @@ pub struct Session {
     unanswered: usize,
     /// Bytes `rest` must have before another look is worth while.
     needed: usize,
+    /// Properties that could not be read, since they were last asked for.
+    lost_properties: u32,
     last_id: u16,
     granted: Granted,
     phase: Phase,
@@ -195,6 +197,7 @@ impl Session {
             batch_bytes: 0,
             unanswered: 0,
             needed: 0,
+            lost_properties: 0,
             last_id: 0,
             granted: Granted::default(),
             phase: Phase::Waiting,
@@ -302,10 +305,11 @@ impl Session {
             return self.refuse(5, "client id and user name are not the same identity");
         }
         if let Some(will) = &connect.will {
-            let Ok(DeviceTopic::Telemetry(mut message)) = device::parse(&user.identity, will.topic)
-            else {
+            let parsed = device::parse(&user.identity, will.topic);
+            let Ok(DeviceTopic::Telemetry { mut message, lost }) = parsed else {
                 return self.end(Ending::Protocol("the will has a foreign topic".into()));
             };
+            self.lost_properties = self.lost_properties.saturating_add(lost);
             message.body = Bytes::copy_from_slice(will.body);
             // Whoever sends it marks it as a will; it may come from another protocol.
             self.will = Some(message);
@@ -337,7 +341,8 @@ impl Session {
         };
         let len = body.len() + publish.topic.len();
         let (request, reply) = match topic {
-            DeviceTopic::Telemetry(mut message) => {
+            DeviceTopic::Telemetry { mut message, lost } => {
+                self.lost_properties = self.lost_properties.saturating_add(lost);
                 message.body = body;
                 message.system.model_id.clone_from(&self.model_id);
                 if publish.retain {
@@ -634,6 +639,12 @@ impl Session {
         let free = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
         let open = self.phase == Phase::Open && self.output.len() < OUTPUT_BYTES_MAX;
         Credit { messages: if open { u16::try_from(free).unwrap_or(u16::MAX) } else { 0 } }
+    }
+
+    /// How many properties of messages could not be read since the last call, to be told: the
+    /// messages themselves were taken, for a refusal would only bring them back.
+    pub fn take_lost_properties(&mut self) -> u32 {
+        std::mem::take(&mut self.lost_properties)
     }
 
     /// Bytes to write to the peer.

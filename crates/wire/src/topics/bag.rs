@@ -1,50 +1,48 @@
 //! The property bag in a topic ⇄ a message's properties.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use model::message::{Message, PropertyBag, SystemProperties};
-use model::time::WallTime;
-
-use super::InvalidTopic;
 
 /// What the retain flag of a publish becomes.
 pub const RETAIN_PROPERTY: &str = "mqtt-retain";
 
 type Text = Option<Box<str>>;
 
-/// Fills the properties of `message` from `text`. Application properties are kept encoded;
-/// `$.` keys are taken whether the `$` is encoded or not; keys this house has no place for
-/// (tracing) stay application properties.
+/// Fills the properties of `message` from `text` and says how many it cost.
 ///
-/// # Errors
-/// A malformed escape or time.
-pub fn read(text: &str, message: &mut Message) -> Result<(), InvalidTopic> {
+/// Application properties are kept encoded; `$.` keys are taken whether the `$` is encoded or
+/// not; keys this house has no place for (tracing) stay application properties. Nothing in a bag
+/// is worth a connection, for the sender would come back with the same message: see
+/// [`PropertyBag::mend`]. Of a system property that is said twice, the last counts.
+pub fn read(text: &str, message: &mut Message) -> u32 {
     // Node ends the topics of module outputs with one slash too many.
     let text = text.strip_suffix('/').unwrap_or(text);
     if text.is_empty() {
-        return Ok(());
+        return 0;
     }
-    let all = PropertyBag::parse(Bytes::copy_from_slice(text.as_bytes()))?;
+    let whole = PropertyBag::parse(Bytes::copy_from_slice(text.as_bytes()));
+    let (all, mut lost) =
+        whole.map_or_else(|_| PropertyBag::mend(text.as_bytes()), |whole| (whole, 0));
     let mut application = Vec::with_capacity(0);
     let mut system = false;
-    for (raw, (key, value)) in text.split('&').filter(|raw| !raw.is_empty()).zip(all.iter()) {
-        if take_system(&key, value, &mut message.system)? {
-            system = true;
-        } else {
-            application.push(raw);
+    let entries = all.0.split(|byte| *byte == b'&').filter(|entry| !entry.is_empty());
+    for (raw, (key, value)) in entries.zip(all.iter()) {
+        match slot(&key, &mut message.system) {
+            Some(slot) => {
+                system = true;
+                lost += u32::from(slot.is_some());
+                *slot = if value.is_empty() { None } else { Some(value.into()) };
+            }
+            None => application.push(raw),
         }
     }
-    message.properties = if system { PropertyBag(application.join("&").into()) } else { all };
-    Ok(())
+    message.properties = if system { PropertyBag(application.join(&b'&').into()) } else { all };
+    lost
 }
 
-fn take_system(
-    key: &str,
-    value: Cow<'_, str>,
-    system: &mut SystemProperties,
-) -> Result<bool, InvalidTopic> {
-    let text = match key {
+/// Where the system property `key` goes.
+fn slot<'s>(key: &str, system: &'s mut SystemProperties) -> Option<&'s mut Text> {
+    Some(match key {
         "$.mid" => &mut system.message_id,
         "$.cid" => &mut system.correlation_id,
         "$.uid" => &mut system.user_id,
@@ -57,34 +55,26 @@ fn take_system(
         "$.ifid" => &mut system.interface_id,
         "$.sub" => &mut system.component,
         "$.schema" => &mut system.schema,
+        "$.exp" => &mut system.expiry,
+        "$.ctime" => &mut system.creation_time,
         "iothub-ack" => &mut system.ack,
-        "$.exp" => {
-            system.expiry = Some(time(&value).ok_or(InvalidTopic::Time("$.exp"))?);
-            return Ok(true);
-        }
-        "$.ctime" => {
-            system.creation_time = Some(time(&value).ok_or(InvalidTopic::Time("$.ctime"))?);
-            return Ok(true);
-        }
-        _ => return Ok(false),
-    };
-    *text = if value.is_empty() { None } else { Some(value.into()) };
-    Ok(true)
+        _ => return None,
+    })
 }
 
-/// ISO 8601 as SDKs write it: with a zone, without one (then UTC), with a blank for the `T`.
-fn time(text: &str) -> Option<WallTime> {
-    WallTime::parse_rfc3339(text)
-        .or_else(|| WallTime::parse_rfc3339(&format!("{}Z", text.replacen(' ', "T", 1))))
+/// What the reader of a bag can bear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A hub or a router: everything.
+    Hub,
+    /// A device or module: Java's SDK throws on a property without a value, so it gets none.
+    Device,
 }
 
-/// The bag of `message` as a topic carries it: everything but unreserved signs is encoded,
-/// and no entry has an empty value, because Java's SDK throws on one.
-pub fn write(message: &Message) -> String {
+/// The bag of `message` as a topic carries it: everything but unreserved signs is encoded.
+pub fn write(message: &Message, reader: Reader) -> String {
     let system = &message.system;
-    let times = [system.expiry, system.creation_time].map(|time| time.map(|t| t.to_string()));
-    let [expiry, creation] = &times;
-    let texts: [(&str, &Text); 13] = [
+    let texts: [(&str, &Text); 15] = [
         ("$.mid", &system.message_id),
         ("$.cid", &system.correlation_id),
         ("$.uid", &system.user_id),
@@ -98,15 +88,15 @@ pub fn write(message: &Message) -> String {
         ("$.sub", &system.component),
         ("$.schema", &system.schema),
         ("iothub-ack", &system.ack),
+        ("$.exp", &system.expiry),
+        ("$.ctime", &system.creation_time),
     ];
     let application: Vec<_> = message.properties.iter().collect();
     let pairs = texts
         .iter()
         .filter_map(|(key, text)| text.as_deref().map(|text| (*key, text)))
-        .chain(expiry.as_deref().map(|text| ("$.exp", text)))
-        .chain(creation.as_deref().map(|text| ("$.ctime", text)))
         .chain(application.iter().map(|(key, value)| (&**key, &**value)))
-        .filter(|(_, value)| !value.is_empty());
+        .filter(|(_, value)| reader == Reader::Hub || !value.is_empty());
     String::from_utf8_lossy(&PropertyBag::from_pairs(pairs).0).into_owned()
 }
 

@@ -10,8 +10,13 @@ use super::{InvalidTopic, after, bag, query};
 /// A topic of a device, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceTopic<'t> {
-    /// Telemetry or a module's output; the message still lacks its body.
-    Telemetry(Box<Message>),
+    /// Telemetry or a module's output.
+    Telemetry {
+        /// Still without its body.
+        message: Box<Message>,
+        /// Properties that could not be read; the message is worth sending without them.
+        lost: u32,
+    },
     /// A read of the own twin.
     ReadTwin {
         /// Opaque; echoed byte for byte.
@@ -58,11 +63,11 @@ pub fn parse<'t>(identity: &IdentityId, topic: &'t str) -> Result<DeviceTopic<'t
     let rest = own(identity, topic).ok_or(InvalidTopic::Foreign)?;
     let properties = after(rest, "messages/events").ok_or(InvalidTopic::Foreign)?;
     let mut message = Box::<Message>::default();
-    bag::read(properties, &mut message)?;
+    let lost = bag::read(properties, &mut message);
     // Who sent it is proven by the connection, never said by the sender.
     message.system.connection_device_id = None;
     message.system.connection_module_id = None;
-    Ok(DeviceTopic::Telemetry(message))
+    Ok(DeviceTopic::Telemetry { message, lost })
 }
 
 /// The part after `devices/{d}/` or `devices/{d}/modules/{m}/`.
@@ -85,7 +90,7 @@ pub(super) fn root(identity: &IdentityId) -> String {
 
 /// Where `identity` sends `message`.
 pub fn telemetry(identity: &IdentityId, message: &Message) -> String {
-    format!("{}messages/events/{}", root(identity), bag::write(message))
+    format!("{}messages/events/{}", root(identity), bag::write(message, bag::Reader::Hub))
 }
 
 /// Where a twin is read.

@@ -60,10 +60,10 @@ pub fn parse<'t>(identity: &IdentityId, topic: &'t str) -> Result<HubTopic<'t>, 
     let rest = own(identity, topic).ok_or(InvalidTopic::Foreign)?;
     let mut message = Box::<Message>::default();
     if let Some(properties) = after(rest, "messages/devicebound") {
-        bag::read(properties, &mut message)?;
+        bag::read(properties, &mut message);
     } else if let Some(rest) = rest.strip_prefix("inputs/").filter(|_| identity.is_module()) {
         let (input, properties) = rest.split_once('/').unwrap_or((rest, ""));
-        bag::read(properties, &mut message)?;
+        bag::read(properties, &mut message);
         message.system.input_name = Some(input.into());
     } else {
         return Err(InvalidTopic::Foreign);
@@ -73,7 +73,7 @@ pub fn parse<'t>(identity: &IdentityId, topic: &'t str) -> Result<HubTopic<'t>, 
 
 /// Where `message` goes and with which quality; none if `identity` was granted no filter for it.
 pub fn message(identity: &IdentityId, granted: Granted, message: &Message) -> Option<(String, u8)> {
-    let properties = bag::write(message);
+    let properties = bag::write(message, bag::Reader::Device);
     let root = root(identity);
     let bound = format!("{root}messages/devicebound/{properties}");
     let qos = |filters: &[Filter]| filters.iter().filter_map(|one| granted.qos(*one)).max();

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use model::feature::{Feature, FeatureSet, Subscription};
-use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
+use model::message::{MESSAGE_BYTES_MAX, Message};
 use model::method::{MethodCallId, MethodResponse};
 use model::planted;
 use model::refusal::{Refusal, RefusalKind};
@@ -95,7 +95,7 @@ impl Session {
     fn send_telemetry(&mut self, id: RequestId, deadline: Tick, message: Message) {
         let topic = device::telemetry(&self.options.identity, &message);
         // The server would cut the connection, and we would send it again for ever.
-        if topic.len() > TEXT_BYTES_MAX || is_too_large(&message, &topic) {
+        if topic.len() > TEXT_BYTES_MAX || message.check_size().is_err() {
             let reason = "a message has at most 256 KiB, of which 64 KiB may be properties";
             return self.answer(id, Err(Refusal::new(RefusalKind::TooLarge, reason)));
         }
@@ -252,17 +252,6 @@ impl Session {
             }
         }
     }
-}
-
-/// Whether the server will find body and properties, as they are encoded in `topic`, too large.
-fn is_too_large(message: &Message, topic: &str) -> bool {
-    let body = message.body.len();
-    if body + topic.len() <= MESSAGE_BYTES_MAX {
-        return false;
-    }
-    let pairs: Vec<_> = message.properties.iter().collect();
-    let pairs = pairs.iter().map(|(key, value)| (&**key, &**value));
-    body + PropertyBag::from_pairs(pairs).0.len() > MESSAGE_BYTES_MAX
 }
 
 fn sayable<'f>(filters: impl ExactSizeIterator<Item = &'f str>) -> bool {

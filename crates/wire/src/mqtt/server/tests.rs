@@ -77,6 +77,24 @@ fn run(session: &mut Session) -> (Vec<Bytes>, Option<Ending>) {
 }
 
 #[test]
+fn a_message_with_properties_that_nobody_can_read_costs_neither_itself_nor_the_connection() {
+    let mut session = open(&FeatureSet::new());
+    let bags = ["%24.exp=1795844700000", "a=%zz&b=%ff", "=x", "%24.mid=a&%24.mid=b", "k=v"];
+    let (mut lost, mut acknowledged) = (0, Vec::new());
+    for (at, bag) in bags.into_iter().enumerate() {
+        let topic = format!("devices/d/messages/events/{bag}");
+        let id = u16::try_from(at + 1).unwrap();
+        session.handle_bytes(Tick(1), &bytes_of(&[publish(&topic, id, bag.as_bytes())]));
+        lost += session.take_lost_properties();
+        assert_eq!(run(&mut session), (vec![Bytes::from(bag)], None), "{bag}");
+        acknowledged.extend(written(&mut session));
+    }
+    let all: Vec<_> = (1..=5).map(|id| Packet::PubAck(PacketId::new(id).unwrap())).collect();
+    assert_eq!(acknowledged, bytes_of(&all));
+    assert_eq!((lost, session.take_lost_properties()), (2, 0));
+}
+
+#[test]
 fn a_restored_subscription_works_without_a_subscribe() {
     let filter = "$iothub/twin/res/#".into();
     let restored = Subscription { feature: Feature::TwinAnswers, qos: 1, filter };
