@@ -15,7 +15,6 @@ pub mod conformance;
 
 pub mod shape;
 
-#[path = "../../model/cases/table.rs"]
 pub mod cases;
 
 pub mod messages;

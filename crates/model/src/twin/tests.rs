@@ -20,7 +20,7 @@ use crate::names::{METADATA, VERSION};
 use crate::refusal::{Refusal, RefusalKind};
 use crate::time::WallTime;
 
-#[path = "../../cases/table.rs"]
+#[path = "../../../testkit/src/cases.rs"]
 #[expect(unreachable_pub, dead_code, reason = "testkit shows the same file to other rooms")]
 mod table;
 

@@ -7,7 +7,7 @@ use super::device::{self, DeviceTopic};
 use super::user::UserName;
 use super::{InvalidTopic, hub};
 
-#[path = "../../../model/cases/table.rs"]
+#[path = "../../../testkit/src/cases.rs"]
 #[expect(unreachable_pub, dead_code, reason = "testkit shows the same file to other rooms")]
 mod table;
 

@@ -1,6 +1,7 @@
 //! Reads tables of cases that several rooms are held against, the console's among them.
 //!
-//! `model`'s own tests and `testkit` both include this file, for `model` knows no other room.
+//! The tables lie in `crates/model/cases`. Tests of `model` and `wire`, which know no testkit,
+//! include this file by its path.
 
 use serde_json::{Map, Value};
 
@@ -29,7 +30,7 @@ impl TwinCase {
 /// # Panics
 /// If a line is malformed.
 pub fn twin_limits() -> Vec<TwinCase> {
-    lines(include_str!("twin-limits.txt"))
+    lines(include_str!("../../model/cases/twin-limits.txt"))
         .map(|line| {
             let (fault, rest) = word(line);
             let (section, text) = word(rest);
@@ -57,7 +58,7 @@ pub struct MessageCase {
 /// # Panics
 /// If a line is malformed.
 pub fn message_properties() -> Vec<MessageCase> {
-    lines(include_str!("message-properties.txt"))
+    lines(include_str!("../../model/cases/message-properties.txt"))
         .map(|line| {
             let (lost, rest) = word(line);
             let (bag, text) = word(rest);
