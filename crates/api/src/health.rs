@@ -20,6 +20,9 @@ pub struct Health {
     pub messages_accepted: u64,
     /// The console's streams.
     pub live: LiveTotals,
+    /// Descriptors and listeners of the process; absent if the hub runs without listeners.
+    #[serde(default)]
+    pub listening: Option<Listening>,
     /// Ranges of telemetry that could not be read at the start; their segments were put aside.
     #[serde(default)]
     pub damaged: Vec<DamagedTelemetry>,
@@ -41,6 +44,58 @@ pub struct LiveTotals {
     pub dropped: u64,
     /// Times that the room for one browser's waiting bytes was used up, on streams which ended.
     pub overflows: u64,
+}
+
+/// What a process may open, and who listens in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listening {
+    /// Its descriptors.
+    pub descriptors: DescriptorTotals,
+    /// Its listeners.
+    pub listeners: Vec<ListenerTotals>,
+}
+
+/// Descriptors as a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescriptorTotals {
+    /// Most that the process may have open.
+    pub limit: u64,
+    /// Those of them that no listener uses: for stores and the process itself.
+    pub reserve: u64,
+}
+
+/// What a listener holds and has counted since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerTotals {
+    /// What it is for.
+    pub name: String,
+    /// Connections open now.
+    pub open: u64,
+    /// Most connections at once.
+    pub seats: u64,
+    /// Those open now whose peers have proven nothing yet.
+    pub unproven: u64,
+    /// Most of them at once.
+    pub unproven_seats: u64,
+    /// Connections that got a seat.
+    pub accepted: u64,
+    /// Connections closed at once: all seats were taken.
+    pub refused: u64,
+    /// Connections of unproven peers that ended for a newcomer.
+    pub gave_way: u64,
+    /// Connections whose peer was gone before it was served.
+    pub lost: u64,
+    /// Times that accepting waited for descriptors or memory.
+    pub pauses: u64,
+    /// Handshakes that failed.
+    pub failed: u64,
+    /// Connections that ended because the peer took longer than it may.
+    pub late: u64,
+    /// Connections that ended because the peer sent more than it may.
+    pub too_large: u64,
 }
 
 /// Telemetry that was lost to a damaged segment.

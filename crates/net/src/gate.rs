@@ -1,10 +1,13 @@
 //! Who is seated at a listener, and how they learn that it ends.
 //!
-//! A connection costs one waker here; there is no channel per connection.
+//! A connection costs one waker here; there is no channel per connection. Whoever has proven
+//! nothing yet sits in a pool of its own: when that is full, the newcomer takes the place of
+//! somebody who waits there, so that silence holds a seat only while nobody else wants it.
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,8 +15,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::limits::{Counts, SeatLimits};
+use crate::unproven::{Ticket, Unproven};
+
 /// How long connections get to notice that they were cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that unproven peers of one listener may leave waiting, beyond what each has free.
+pub(crate) const UNPROVEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +38,12 @@ pub(crate) enum Phase {
 pub(crate) struct Gate {
     phase: AtomicU8,
     seats: Mutex<Seats>,
-    seats_max: usize,
+    limits: SeatLimits,
     empty: Notify,
+    /// A seat that was taken back is free.
+    left: Notify,
+    unproven_bytes: AtomicUsize,
+    pub(crate) counts: Counts,
 }
 
 #[derive(Debug, Default)]
@@ -39,30 +51,80 @@ struct Seats {
     wakers: Vec<Option<Waker>>,
     free: Vec<usize>,
     taken: usize,
+    unproven: Unproven,
+    /// Seats that were taken back and whose tasks have not ended yet.
+    leaving: usize,
     accepting: Option<Waker>,
 }
 
+impl Seats {
+    /// Takes back the seat of somebody unproven; false if there is none.
+    fn take_back(&mut self, from: Option<IpAddr>) -> bool {
+        let Some(at) = self.unproven.give_way(from) else { return false };
+        self.leaving += 1;
+        if let Some(Some(waker)) = self.wakers.get(at) {
+            waker.wake_by_ref();
+        }
+        true
+    }
+}
+
 impl Gate {
-    pub(crate) fn new(seats_max: usize) -> Self {
-        Self { phase: AtomicU8::new(0), seats: Mutex::default(), seats_max, empty: Notify::new() }
+    pub(crate) fn new(limits: SeatLimits) -> Self {
+        Self {
+            phase: AtomicU8::new(0),
+            seats: Mutex::default(),
+            limits,
+            empty: Notify::new(),
+            left: Notify::new(),
+            unproven_bytes: AtomicUsize::new(0),
+            counts: Counts::default(),
+        }
     }
 
-    /// A seat, unless all are taken or the listener ends.
-    pub(crate) fn seat(gate: &Arc<Self>) -> Option<Seat> {
+    /// A seat for a peer at `from` who has proven nothing yet.
+    pub(crate) fn seat(gate: &Arc<Self>, from: Option<IpAddr>) -> Result<Seat, Full> {
         let mut seats = gate.lock();
-        if seats.taken >= gate.seats_max || gate.phase() > Phase::Open {
-            return None;
+        if gate.phase() > Phase::Open {
+            return Err(Full::House);
         }
+        let limits = gate.limits;
+        let pool_is_full = seats.unproven.len() >= limits.unproven;
+        if pool_is_full || seats.taken - seats.leaving >= limits.seats {
+            if seats.leaving >= limits.leaving() {
+                return Err(Full::ForNow);
+            }
+            if !seats.take_back(from) {
+                gate.counts.refused.add();
+                return Err(Full::House);
+            }
+            gate.counts.gave_way.add();
+        }
+        gate.counts.accepted.add();
         seats.taken += 1;
         let at = seats.free.pop().unwrap_or_else(|| {
             seats.wakers.push(None);
             seats.wakers.len() - 1
         });
-        Some(Seat { gate: Arc::clone(gate), at, known: false })
+        let ticket = Some(seats.unproven.enter(at, from));
+        Ok(Seat { gate: Arc::clone(gate), at, ticket, charged: 0, known: false })
+    }
+
+    /// Waits for seats that were taken back: their tasks were woken and have only to end.
+    pub(crate) async fn some_left(&self) {
+        self.left.notified().await;
     }
 
     pub(crate) fn seated(&self) -> usize {
         self.lock().taken
+    }
+
+    pub(crate) fn unproven(&self) -> usize {
+        self.lock().unproven.len()
+    }
+
+    pub(crate) fn limits(&self) -> SeatLimits {
+        self.limits
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -124,15 +186,32 @@ impl Gate {
     }
 }
 
+/// Why there is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// As many as may be are on their way out.
+    ForNow,
+    /// All are held by others who have proven who they are, or the listener ends.
+    House,
+}
+
 /// The place of one connection; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     gate: Arc<Gate>,
     at: usize,
+    /// Its place among the unproven; none once its peer has proven who it is.
+    ticket: Option<Ticket>,
+    /// Its bytes in the budget of the unproven.
+    charged: u32,
     known: bool,
 }
 
 impl Seat {
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.gate.counts
+    }
+
     /// The outcome of `work`; none once the listener ends. For handshakes.
     pub(crate) async fn while_open<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
@@ -143,21 +222,65 @@ impl Seat {
         .await
     }
 
-    /// How far the end has come. The task is woken at every change; a seat stays in one task.
+    /// How far the end has come, for this connection. The task is woken at every change; a seat
+    /// stays in one task.
     pub(crate) fn poll_phase(&mut self, cx: &Context<'_>) -> Phase {
+        if self.known && self.ticket.is_none() {
+            return self.gate.phase();
+        }
+        let mut seats = self.gate.lock();
         if !self.known {
             self.known = true;
-            if let Some(slot) = self.gate.lock().wakers.get_mut(self.at) {
+            if let Some(slot) = seats.wakers.get_mut(self.at) {
                 *slot = Some(cx.waker().clone());
             }
         }
-        self.gate.phase()
+        match self.ticket {
+            Some(ticket) if !seats.unproven.holds(ticket) => Phase::Cut,
+            _ => self.gate.phase(),
+        }
+    }
+
+    /// The peer has proven who it is: nobody takes its place any more. Comes too late for a seat
+    /// that was taken back, which is [`Phase::Cut`] then.
+    pub(crate) fn prove(&mut self) {
+        self.charge(0);
+        let Some(ticket) = self.ticket else { return };
+        if self.gate.lock().unproven.leave(ticket) {
+            self.ticket = None;
+        }
+    }
+
+    /// Sets how many bytes wait for this peer to prove itself; false if the listener cannot
+    /// afford them.
+    pub(crate) fn charge(&mut self, bytes: usize) -> bool {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let (before, now) = (self.charged, bytes);
+        self.charged = now;
+        let all = &self.gate.unproven_bytes;
+        if now <= before {
+            all.fetch_sub((before - now) as usize, Ordering::Relaxed);
+            return true;
+        }
+        let more = (now - before) as usize;
+        let is_affordable = all.fetch_add(more, Ordering::Relaxed) + more <= UNPROVEN_BYTES_MAX;
+        if !is_affordable {
+            self.gate.counts.too_large.add();
+        }
+        is_affordable
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.charge(0);
         let mut seats = self.gate.lock();
+        if let Some(ticket) = self.ticket
+            && !seats.unproven.leave(ticket)
+        {
+            seats.leaving -= 1;
+            self.gate.left.notify_one();
+        }
         if let Some(slot) = seats.wakers.get_mut(self.at) {
             *slot = None;
         }
@@ -168,3 +291,6 @@ impl Drop for Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

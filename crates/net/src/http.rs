@@ -1,5 +1,6 @@
 //! Serves an `axum::Router` over HTTP/1.1: bounded buffers, bounded waits, an orderly end.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -7,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api::proof::Proof;
 use axum::body::Body;
+use axum::response::Response;
 use axum::{BoxError, Router};
 use bytes::Bytes;
 use http::Request;
@@ -22,7 +25,9 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use crate::gate::{Gate, Phase, Seat};
-use crate::network::{ByteStream, Connected, Incoming as Arrivals, Peer};
+use crate::limits::{SeatLimits, Watch};
+use crate::listener::{accept_all, open};
+use crate::network::{Arrival, ByteStream, Connected, Incoming as Arrivals, Peer};
 use crate::patience::Patient;
 use crate::tls;
 
@@ -37,10 +42,12 @@ pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The body of a request must be whole by then.
 pub const BODY_TIMEOUT: Duration = Duration::from_mins(1);
-/// Connections at once on one listener; more are closed as soon as they are accepted.
+/// The same before anybody on the connection is proven.
+pub const UNPROVEN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nobody is proven by then ends after the request that it is at.
+pub const PROOF_TIMEOUT: Duration = Duration::from_mins(1);
+/// Connections at once on one listener, if the machine has descriptors for so many.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
-/// Wait after an accept that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the client showed in the TLS handshake; an extension of each request.
 #[derive(Clone, Debug)]
@@ -65,10 +72,34 @@ impl HttpServer {
         router: Router,
         world: &World,
     ) -> Self {
-        let gate = Arc::new(Gate::new(HTTP_CONNECTIONS_MAX));
-        let shared = Shared { tls, router, world: world.clone() };
-        world.spawn(accept_all(incoming, shared, Arc::clone(&gate)));
+        Self::start_within(SeatLimits::of(HTTP_CONNECTIONS_MAX), incoming, tls, router, world)
+    }
+
+    /// As [`HttpServer::start`], with other limits than those of the protocol.
+    pub fn start_within(
+        limits: SeatLimits,
+        incoming: Box<dyn Arrivals>,
+        tls: Option<tls::Server>,
+        router: Router,
+        world: &World,
+    ) -> Self {
+        let gate = Arc::new(Gate::new(limits));
+        let shared = Shared { tls, router };
+        let serve = move |arrival, seat| {
+            let task = shared.clone();
+            async move {
+                if let Err(error) = serve(arrival, task, seat).await {
+                    debug!(%error, "http connection ended");
+                }
+            }
+        };
+        world.spawn(accept_all(incoming, Arc::clone(&gate), world.clone(), serve));
         Self { gate }
+    }
+
+    /// Its counters, for whoever shows them.
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.gate))
     }
 
     /// Stops accepting, lets running requests end, and cuts those that are not done when
@@ -88,49 +119,24 @@ impl Drop for HttpServer {
 struct Shared {
     tls: Option<tls::Server>,
     router: Router,
-    world: World,
 }
 
-async fn accept_all(mut incoming: Box<dyn Arrivals>, shared: Shared, gate: Arc<Gate>) {
-    while let Some(accepted) = gate.while_open(incoming.accept()).await {
-        match (accepted, Gate::seat(&gate)) {
-            (Ok(connected), Some(seat)) => {
-                let task = shared.clone();
-                shared.world.spawn(async move {
-                    if let Err(error) = serve(connected, task, seat).await {
-                        debug!(%error, "http connection ended");
-                    }
-                });
-            }
-            (Ok(_), None) => debug!("too many http connections"),
-            (Err(error), _) => {
-                debug!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn serve(connected: Connected, shared: Shared, mut seat: Seat) -> io::Result<()> {
-    let Connected { stream, peer } = connected;
+async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<()> {
+    let Some(Connected { stream, peer }) = open(arrival, &seat) else { return Ok(()) };
     let stream = Box::new(Patient::new(stream, WRITE_TIMEOUT));
     let (stream, chain): (Box<dyn ByteStream>, _) = match &shared.tls {
         None => (stream, None),
         Some(tls) => match seat.while_open(tls.accept(stream)).await {
             None => return Ok(()),
-            Some(secured) => secured.map(|secured| (secured.stream, secured.client_chain))?,
+            Some(Ok(secured)) => (secured.stream, secured.client_chain),
+            Some(Err(error)) => {
+                seat.counts().broken(&error);
+                return Err(error);
+            }
         },
     };
-    let router = shared.router;
-    let service = service_fn(move |request: Request<Incoming>| {
-        let mut request =
-            request.map(|body| Body::new(Limited::new(Timely::new(body), BODY_BYTES_MAX)));
-        request.extensions_mut().insert(RequestPeer(peer));
-        if let Some(chain) = &chain {
-            request.extensions_mut().insert(ClientChain(Arc::clone(chain)));
-        }
-        router.clone().oneshot(request)
-    });
+    let proof = Proof::default();
+    let service = Calls { router: shared.router, peer, chain, proof: proof.clone() };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -138,34 +144,94 @@ async fn serve(connected: Connected, shared: Shared, mut seat: Seat) -> io::Resu
             .max_buf_size(HEAD_BYTES_MAX)
             // Its clock is not the world's.
             .auto_date_header(false)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(move |request| service.clone().answer(request))
+            )
     );
     let mut draining = false;
-    poll_fn(|cx| {
+    // Until somebody is proven.
+    let mut late = Some(Box::pin(tokio::time::sleep(PROOF_TIMEOUT)));
+    let ended = poll_fn(|cx| {
+        let is_late = late.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready());
         match seat.poll_phase(cx) {
-            Phase::Open => {}
-            Phase::Draining if draining => {}
-            Phase::Draining => {
+            Phase::Cut => return Poll::Ready(Ok(())),
+            Phase::Open if !is_late => {}
+            Phase::Open | Phase::Draining if draining => {}
+            Phase::Open | Phase::Draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }
-            Phase::Cut => return Poll::Ready(Ok(())),
         }
-        connection.as_mut().poll(cx).map_err(io::Error::other)
+        if is_late {
+            late = None;
+        }
+        let ended = connection.as_mut().poll(cx);
+        if late.is_some() && proof.is_given() {
+            late = None;
+            seat.prove();
+        }
+        ended
     })
-    .await
+    .await;
+    if let Err(error) = &ended {
+        count(&seat, error);
+    }
+    ended.map_err(io::Error::other)
 }
 
-/// A body that fails once it has taken [`BODY_TIMEOUT`], however it drips.
+/// Counts the limit that ended a connection, if one did.
+fn count(seat: &Seat, error: &hyper::Error) {
+    if error.is_timeout() {
+        seat.counts().late.add();
+    }
+    if error.is_parse_too_large() {
+        seat.counts().too_large.add();
+    }
+}
+
+/// The requests of one connection.
+#[derive(Clone)]
+struct Calls {
+    router: Router,
+    peer: Peer,
+    chain: Option<Arc<[Bytes]>>,
+    proof: Proof,
+}
+
+impl Calls {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        let Self { router, peer, chain, proof } = self;
+        let whole = |body| Body::new(Limited::new(Timely::new(body, &proof), BODY_BYTES_MAX));
+        let mut request = request.map(whole);
+        let extensions = request.extensions_mut();
+        extensions.insert(RequestPeer(peer));
+        extensions.insert(proof.clone());
+        if let Some(chain) = chain {
+            extensions.insert(ClientChain(chain));
+        }
+        let answer = router.oneshot(request).await;
+        if matches!(peer, Peer::Unix { .. }) {
+            // Who may use a Unix socket is proven by the kernel; a whole request is all that is
+            // asked besides.
+            proof.give();
+        }
+        answer
+    }
+}
+
+/// A body that fails once it has taken [`BODY_TIMEOUT`], or [`UNPROVEN_BODY_TIMEOUT`], however it
+/// drips.
 struct Timely {
     body: Incoming,
+    proof: Proof,
     /// Set at the first wait: most bodies are there at once.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timely {
-    fn new(body: Incoming) -> Self {
-        Self { body, late: None }
+    fn new(body: Incoming, proof: &Proof) -> Self {
+        Self { body, proof: proof.clone(), late: None }
     }
 }
 
@@ -180,7 +246,8 @@ impl hyper::body::Body for Timely {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)));
         }
-        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_TIMEOUT)));
+        let limit = if self.proof.is_given() { BODY_TIMEOUT } else { UNPROVEN_BODY_TIMEOUT };
+        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         late.as_mut().poll(cx).map(|()| Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))
     }
 

@@ -20,9 +20,14 @@ pub mod http_client;
 
 pub mod client;
 
+pub mod descriptors;
+pub mod limits;
+
 mod alarm;
 
 mod gate;
+mod listener;
+mod unproven;
 
 mod patience;
 mod scratch;

@@ -17,13 +17,13 @@ use tracing::debug;
 use connection::Connection;
 
 use crate::gate::{Gate, Phase, Seat};
-use crate::network::{Connected, Incoming};
+use crate::limits::{SeatLimits, Watch};
+use crate::listener::{accept_all, open};
+use crate::network::{Arrival, Connected, Incoming};
 use crate::tls;
 
-/// Connections at once on one listener; more are closed as soon as they are accepted.
+/// Connections at once on one listener, if the machine has descriptors for so many.
 pub const MQTT_CONNECTIONS_MAX: usize = 1 << 20;
-/// Wait after an accept that failed for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener that serves MQTT until it is told to stop. Dropping it cuts every connection.
 #[derive(Debug)]
@@ -35,8 +35,6 @@ pub struct MqttServer {
 /// What a listener has seen since it started.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    accepted: AtomicU64,
-    refused: AtomicU64,
     pub(crate) subscribes: AtomicU64,
     pub(crate) lost_properties: AtomicU64,
     /// Bytes read whose requests have no answers yet, over all connections.
@@ -60,11 +58,30 @@ impl MqttServer {
         api: Arc<dyn DeviceApi>,
         world: &World,
     ) -> Self {
-        let gate = Arc::new(Gate::new(MQTT_CONNECTIONS_MAX));
+        Self::start_within(SeatLimits::of(MQTT_CONNECTIONS_MAX), incoming, tls, api, world)
+    }
+
+    /// As [`MqttServer::start`], with other limits than those of the protocol.
+    pub fn start_within(
+        limits: SeatLimits,
+        incoming: Box<dyn Incoming>,
+        tls: Option<tls::Server>,
+        api: Arc<dyn DeviceApi>,
+        world: &World,
+    ) -> Self {
+        let gate = Arc::new(Gate::new(limits));
         let counts = Arc::new(Counts::default());
+        let world = world.clone();
         let shared = Shared { tls, api, world: world.clone(), counts: Arc::clone(&counts) };
-        world.spawn(accept_all(incoming, Arc::new(shared), Arc::clone(&gate)));
+        let shared = Arc::new(shared);
+        let serve = move |arrival, seat| serve(arrival, Arc::clone(&shared), seat);
+        world.spawn(accept_all(incoming, Arc::clone(&gate), world.clone(), serve));
         Self { gate, counts }
+    }
+
+    /// Its counters, for whoever shows them.
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.gate))
     }
 
     /// Connections open now, handshakes included.
@@ -74,12 +91,12 @@ impl MqttServer {
 
     /// Connections accepted since the start.
     pub fn accepted(&self) -> u64 {
-        self.counts.accepted.load(Ordering::Relaxed)
+        self.gate.counts.accepted.get()
     }
 
     /// Connections closed at once since the start, because there were too many.
     pub fn refused(&self) -> u64 {
-        self.counts.refused.load(Ordering::Relaxed)
+        self.gate.counts.refused.get()
     }
 
     /// Properties of messages that could not be read, and were left out, since the start.
@@ -105,32 +122,14 @@ impl Drop for MqttServer {
     }
 }
 
-async fn accept_all(mut incoming: Box<dyn Incoming>, shared: Arc<Shared>, gate: Arc<Gate>) {
-    while let Some(accepted) = gate.while_open(incoming.accept()).await {
-        match (accepted, Gate::seat(&gate)) {
-            (Ok(connected), Some(seat)) => {
-                shared.counts.accepted.fetch_add(1, Ordering::Relaxed);
-                shared.world.spawn(serve(connected, Arc::clone(&shared), seat));
-            }
-            (Ok(_), None) => {
-                shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-            }
-            (Err(error), _) => {
-                debug!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// The whole life of a connection. The handshake is boxed: its state is large, and gone when
 /// the connection idles.
 fn serve(
-    connected: Connected,
+    arrival: Arrival,
     shared: Arc<Shared>,
     seat: Seat,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let secured = Box::pin(secure(connected, shared, seat));
+    let secured = Box::pin(secure(arrival, shared, seat));
     async move {
         if let Some(connection) = secured.await {
             connection.await;
@@ -138,18 +137,15 @@ fn serve(
     }
 }
 
-async fn secure(
-    connected: Connected,
-    shared: Arc<Shared>,
-    mut seat: Seat,
-) -> Option<Box<Connection>> {
-    let Connected { stream, peer } = connected;
+async fn secure(arrival: Arrival, shared: Arc<Shared>, mut seat: Seat) -> Option<Box<Connection>> {
+    let Connected { stream, peer } = open(arrival, &seat)?;
     let (stream, chain) = match &shared.tls {
         None => (stream, None),
         Some(tls) => match seat.while_open(tls.accept(stream)).await? {
             Ok(secured) => (secured.stream, secured.client_chain),
             Err(error) => {
                 debug!(?peer, %error, "handshake failed");
+                seat.counts().broken(&error);
                 return None;
             }
         },

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How many connections the kernel may hold that we did not accept yet.
-const BACKLOG: u32 = 1024;
+const BACKLOG: u32 = 4096;
 /// Bytes that the kernel keeps for a peer which connected to us and takes nothing; left to
 /// itself it would grow to megabytes for each. The kernel doubles it for its own book-keeping.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
@@ -84,10 +84,56 @@ impl fmt::Debug for Connected {
     }
 }
 
+/// A connection as it was accepted. Nothing was asked of it yet, so nothing failed.
+pub struct Arrival(Raw);
+
+enum Raw {
+    Whole(Connected),
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("ip", &self.ip()).finish_non_exhaustive()
+    }
+}
+
+impl From<Connected> for Arrival {
+    fn from(connected: Connected) -> Self {
+        Self(Raw::Whole(connected))
+    }
+}
+
+impl Arrival {
+    /// The address it comes from, if it comes over TCP.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match &self.0 {
+            Raw::Tcp(_, peer) => Some(peer.ip()),
+            Raw::Whole(_) | Raw::Unix(_) => None,
+        }
+    }
+
+    /// Makes a connection of it, which fails if the peer is gone already.
+    ///
+    /// # Errors
+    /// What the system says about this one peer.
+    pub(crate) fn open(self) -> io::Result<Connected> {
+        match self.0 {
+            Raw::Whole(connected) => Ok(connected),
+            Raw::Tcp(stream, peer) => {
+                setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+                tcp(stream, peer)
+            }
+            Raw::Unix(stream) => unix(stream),
+        }
+    }
+}
+
 /// A place where connections arrive.
 pub trait Incoming: Send {
     /// The next connection. Dropping the future loses none.
-    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>>;
+    fn accept(&mut self) -> Boxed<'_, io::Result<Arrival>>;
 
     /// Where it listens, with the port that was taken.
     fn address(&self) -> Address;
@@ -132,7 +178,11 @@ impl Network for SystemNetwork {
         let address = address.clone();
         Box::pin(async move {
             match address {
-                Address::Tcp(host, port) => tcp(TcpStream::connect((&*host, port)).await?),
+                Address::Tcp(host, port) => {
+                    let stream = TcpStream::connect((&*host, port)).await?;
+                    let peer = stream.peer_addr()?;
+                    tcp(stream, peer)
+                }
                 Address::Unix(path) => unix(UnixStream::connect(path).await?),
                 Address::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
             }
@@ -160,11 +210,10 @@ async fn listen_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
 struct Tcp(TcpListener);
 
 impl Incoming for Tcp {
-    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
+    fn accept(&mut self) -> Boxed<'_, io::Result<Arrival>> {
         Box::pin(async {
-            let stream = self.0.accept().await?.0;
-            setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
-            tcp(stream)
+            let (stream, peer) = self.0.accept().await?;
+            Ok(Arrival(Raw::Tcp(stream, peer)))
         })
     }
 
@@ -179,8 +228,8 @@ struct Unix {
 }
 
 impl Incoming for Unix {
-    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
-        Box::pin(async { unix(self.listener.accept().await?.0) })
+    fn accept(&mut self) -> Boxed<'_, io::Result<Arrival>> {
+        Box::pin(async { Ok(Arrival(Raw::Unix(self.listener.accept().await?.0))) })
     }
 
     fn address(&self) -> Address {
@@ -188,10 +237,10 @@ impl Incoming for Unix {
     }
 }
 
-fn tcp(stream: TcpStream) -> io::Result<Connected> {
+fn tcp(stream: TcpStream, peer: SocketAddr) -> io::Result<Connected> {
     // Acknowledgements are small and must not wait for more.
     stream.set_nodelay(true)?;
-    let peer = Peer::Tcp(stream.peer_addr()?);
+    let peer = Peer::Tcp(peer);
     Ok(Connected { stream: Box::new(Resetting { stream, stuck: false }), peer })
 }
 
@@ -258,7 +307,7 @@ mod tests {
         let mut incoming = SystemNetwork.listen(&address).await.unwrap();
         let there = incoming.address();
         let (dialled, accepted) = tokio::join!(SystemNetwork.dial(&there), incoming.accept());
-        let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+        let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap().open().unwrap());
         dialled.stream.write_all(b"ping").await.unwrap();
         let mut got = [0; 4];
         accepted.stream.read_exact(&mut got).await.unwrap();
@@ -274,7 +323,7 @@ mod tests {
             let mut incoming = SystemNetwork.listen(&address).await.unwrap();
             let there = incoming.address();
             let (dialled, accepted) = tokio::join!(SystemNetwork.dial(&there), incoming.accept());
-            let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+            let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap().open().unwrap());
             let bytes = vec![0; 1 << 20];
             let fill = async {
                 if stuck {

@@ -23,7 +23,7 @@ use model::world::{Boxed, Clock, World};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::network::{Address, Connected, Incoming, Network, Peer};
+use crate::network::{Address, Arrival, Connected, Incoming, Network, Peer};
 
 /// tokio's clock, which tests pause.
 struct TokioClock(tokio::time::Instant);
@@ -116,10 +116,10 @@ impl AsyncWrite for Pipe {
 struct Arrivals(mpsc::Receiver<Pipe>, Address);
 
 impl Incoming for Arrivals {
-    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
+    fn accept(&mut self) -> Boxed<'_, io::Result<Arrival>> {
         Box::pin(async {
             match self.0.recv().await {
-                Some(pipe) => Ok(Connected { stream: Box::new(pipe), peer: Peer::Memory }),
+                Some(pipe) => Ok(Connected { stream: Box::new(pipe), peer: Peer::Memory }.into()),
                 None => std::future::pending().await,
             }
         })

@@ -23,15 +23,16 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::network::ByteStream;
 
 /// A peer that has not finished the handshake by then is dropped.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Handshakes at once in one process; more wait. At 0.13 ms each this is a second of one core.
-pub const HANDSHAKES_MAX: usize = 8192;
+/// Most bytes that a client may send in a handshake: a hello, and a certificate with its chain.
+/// Who waits for a handshake holds one of the listener's seats for the unproven, so their number
+/// needs no limit here.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 
 /// Servers whose tickets one client remembers.
 const RESUMPTIONS_MAX: usize = 32;
@@ -104,7 +105,6 @@ impl ResolvesServerCert for Shown {
 #[derive(Clone)]
 pub struct Server {
     config: Arc<ServerConfig>,
-    handshakes: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Server {
@@ -145,7 +145,7 @@ impl Server {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsSetupError::Settings)?;
         config.send_tls13_tickets = 1;
-        Ok(Self { config: Arc::new(config), handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)) })
+        Ok(Self { config: Arc::new(config) })
     }
 
     /// Does the handshake.
@@ -153,10 +153,10 @@ impl Server {
     /// # Errors
     /// `TimedOut` after [`HANDSHAKE_TIMEOUT`]; else what the peer or the library did.
     pub async fn accept(&self, stream: Box<dyn ByteStream>) -> io::Result<Secured> {
-        let _place = self.handshakes.acquire().await.map_err(io::Error::other)?;
         let machine =
             UnbufferedServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
-        let shaken = timeout(HANDSHAKE_TIMEOUT, stream::handshake(stream, machine)).await;
+        let shaken = stream::handshake(stream, machine, HANDSHAKE_BYTES_MAX);
+        let shaken = timeout(HANDSHAKE_TIMEOUT, shaken).await;
         shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
@@ -250,7 +250,9 @@ impl Client {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let machine =
             UnbufferedClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
-        let shaken = timeout(HANDSHAKE_TIMEOUT, stream::handshake(stream, machine)).await;
+        // The server was chosen by us.
+        let shaken = stream::handshake(stream, machine, usize::MAX);
+        let shaken = timeout(HANDSHAKE_TIMEOUT, shaken).await;
         Ok(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.stream)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use model::world::Boxed;
-use net::network::{Address, Connected, Incoming, Network, Peer};
+use net::network::{Address, Arrival, Connected, Incoming, Network, Peer};
 use testkit::chance::Chance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -303,9 +303,10 @@ struct Arriving {
 }
 
 impl Incoming for Arriving {
-    fn accept(&mut self) -> Boxed<'_, io::Result<Connected>> {
+    fn accept(&mut self) -> Boxed<'_, io::Result<Arrival>> {
         Box::pin(async {
-            self.arriving.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+            let arrived = self.arriving.recv().await.map(Arrival::from);
+            arrived.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
         })
     }
 

@@ -194,7 +194,7 @@ async fn a_server_that_falls_silent_is_noticed() {
     let quiet = Address::Memory("quiet".into());
     let mut incoming = bench.pipes.listen(&quiet).await.unwrap();
     bench.world.spawn(async move {
-        let mut stream = incoming.accept().await.unwrap().stream;
+        let mut stream = incoming.accept().await.unwrap().open().unwrap().stream;
         // CONNACK, and never a word again.
         stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
         let mut swallowed = Vec::new();

@@ -183,3 +183,89 @@ async fn an_endless_stream_arrives_piece_by_piece_and_is_cut_at_shutdown() {
     server.shut_down(Duration::from_secs(1)).await;
     assert!(body.frame().await.is_none_or(|frame| frame.is_err()));
 }
+
+/// Answers whether the body was whole; `/proven` proves the caller first.
+fn proving() -> Router {
+    let read = async |body: Body| if body.collect().await.is_ok() { "whole" } else { "too late" };
+    let prove = async move |Extension(proof): Extension<Proof>, body: Body| {
+        proof.give();
+        read(body).await
+    };
+    Router::new().route("/", post(read)).route("/proven", post(prove))
+}
+
+async fn read_some(stream: &mut Box<dyn ByteStream>) -> String {
+    let mut answer = [0; 512];
+    let count = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..count]).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_who_is_proven_is_awaited_longer() {
+    let (pipes, _server, address) = serve_in_memory(proving()).await;
+    for (path, limit) in [("/", UNPROVEN_BODY_TIMEOUT), ("/proven", BODY_TIMEOUT)] {
+        let mut stream = pipes.dial(&address).await.unwrap().stream;
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\nx");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let early = limit.saturating_sub(Duration::from_millis(100));
+        assert!(tokio::time::timeout(early, read_some(&mut stream)).await.is_err(), "{path}");
+        let answer = tokio::time::timeout(Duration::from_millis(200), read_some(&mut stream));
+        assert!(answer.await.unwrap().ends_with("too late"), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_proves_anything_is_shown_out_after_a_request() {
+    let (pipes, _server, address) = serve_in_memory(proving()).await;
+    for (path, stays) in [("/", false), ("/proven", true)] {
+        let mut stream = pipes.dial(&address).await.unwrap().stream;
+        let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        let mut answered = Duration::ZERO;
+        while answered < 2 * PROOF_TIMEOUT {
+            if stream.write_all(request.as_bytes()).await.is_err() {
+                break;
+            }
+            if !read_some(&mut stream).await.ends_with("whole") {
+                break;
+            }
+            answered += Duration::from_secs(10);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        assert_eq!(answered >= 2 * PROOF_TIMEOUT, stays, "{path}: {answered:?}");
+        assert!(answered >= PROOF_TIMEOUT, "{path}: {answered:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_without_end_is_refused_and_counted() {
+    let (pipes, server, address) = serve_in_memory(Router::new()).await;
+    let mut stream = pipes.dial(&address).await.unwrap().stream;
+    stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut sent = 0;
+    let line = format!("x: {}\r\n", "y".repeat(120));
+    while stream.write_all(line.as_bytes()).await.is_ok() {
+        sent += line.len();
+        assert!(sent < 4 * HEAD_BYTES_MAX, "it reads on");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(sent > HEAD_BYTES_MAX / 2, "{sent}");
+    assert_eq!(server.watch().totals("https").too_large, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_connections_give_way_to_a_caller() {
+    let (pipes, address) = (Arc::new(Pipes::default()), Address::Memory("api".into()));
+    let listening = pipes.listen(&address).await.unwrap();
+    let limits = SeatLimits { seats: 8, unproven: 4 };
+    let server = HttpServer::start_within(limits, listening, None, proving(), &world());
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(pipes.dial(&address).await.unwrap());
+    }
+    let client = HttpClient::new(Arc::<Pipes>::clone(&pipes), world(), address, None);
+    let request = Request::post("/").header("host", "x").body(Full::default()).unwrap();
+    let answer = client.send(request, PATIENCE).await.unwrap();
+    assert_eq!(read_whole(answer.into_body(), PATIENCE).await.unwrap(), "whole");
+    let totals = server.watch().totals("https");
+    assert!(totals.gave_way >= 36 && totals.open <= 9, "{totals:?}");
+}

@@ -34,8 +34,15 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bytes of requests without answers on one listener. Beyond it a connection is read only while
 /// it has nothing unanswered, so one read each may come on top.
 const UNANSWERED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one read before the peer is proven.
+const UNPROVEN_READ_BYTES: usize = 4 * 1024;
+/// Bytes that an unproven peer may leave waiting without asking the listener's budget: twice
+/// what a CONNECT without a will takes.
+const UNPROVEN_FREE_BYTES: usize = 4 * 1024;
 /// Reads in a row before other connections of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
+/// Others get their turn after this, too: one read can hold thousands of packets.
+const TURN_MS_MAX: u64 = 2;
 /// A peer that does not read its last bytes is cut after this.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest sleep at once; wall-clock ends are looked at this often.
@@ -123,6 +130,7 @@ impl Connection {
     /// Goes on until nothing more can be done now.
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut reads = 0;
+        let turn_end = self.shared.world.now().tick.after(Duration::from_millis(TURN_MS_MAX));
         loop {
             self.poll_opening(cx);
             self.poll_answers(cx);
@@ -144,7 +152,8 @@ impl Connection {
             if !self.wants_bytes() {
                 return Poll::Pending;
             }
-            if reads == READS_IN_A_ROW {
+            let is_long = reads > 0 && self.shared.world.now().tick >= turn_end;
+            if reads == READS_IN_A_ROW || is_long {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -164,12 +173,18 @@ impl Connection {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let is_proven = self.session.is_some();
+        let most = if is_proven { READ_BYTES } else { UNPROVEN_READ_BYTES };
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let bytes = buffer.filled();
             if !bytes.is_empty() {
                 self.read_bytes += bytes.len();
+                let waiting = self.read_bytes.saturating_sub(UNPROVEN_FREE_BYTES);
+                if !is_proven && !self.seat.charge(waiting) {
+                    return Poll::Ready(Err(io::Error::other("too much before a proof")));
+                }
                 self.wire.handle_bytes(self.shared.world.now().tick, bytes);
             }
             Poll::Ready(Ok(bytes.len()))
@@ -195,6 +210,7 @@ impl Connection {
         match opened {
             Ok(Opened { session, resumed, features, valid_until }) => {
                 debug!(device_id = %session.identity(), resumed, "mqtt session open");
+                self.seat.prove();
                 let now = self.shared.world.now().tick;
                 self.wire.handle_opened(now, resumed, &features);
                 self.valid_until = valid_until;
@@ -338,6 +354,9 @@ impl Connection {
 
     /// Gives the session back; whether last bytes are to be written.
     fn end(&mut self, end: &End) -> bool {
+        if matches!(end, End::Told(Ending::ConnectTimeout)) {
+            self.seat.counts().late.add();
+        }
         match end {
             End::Told(ending) => debug!(?ending, "mqtt connection ends"),
             End::Broken(Some(error)) => debug!(%error, "mqtt connection broke"),

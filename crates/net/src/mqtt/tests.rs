@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use wire::mqtt::packet::{self, Frame, Packet, PacketId, Publish, Qos};
 
 use super::*;
+use crate::gate::UNPROVEN_BYTES_MAX;
 use crate::network::{Address, ByteStream, Network};
 use crate::testbed::{Cloud, Pipes, until, world};
 
@@ -289,8 +290,8 @@ async fn an_idle_connection_is_a_small_future() {
     let connected = bench.pipes.dial(&bench.hub).await.unwrap();
     let (api, counts) = (Arc::new(bench.cloud.clone()), Arc::new(Counts::default()));
     let shared = Arc::new(Shared { tls: None, api, world: world(), counts });
-    let seat = Gate::seat(&Arc::new(Gate::new(1))).unwrap();
-    let size = size_of_val(&serve(connected, shared, seat)) + size_of::<Connection>();
+    let seat = Gate::seat(&Arc::new(Gate::new(SeatLimits::of(1))), None).unwrap();
+    let size = size_of_val(&serve(connected.into(), shared, seat)) + size_of::<Connection>();
     assert!(size < 1024, "the future of a connection has {size} bytes");
 }
 
@@ -319,4 +320,57 @@ async fn a_deaf_connection_is_cut_when_patience_ends_and_a_dropped_server_cuts_a
     let mut raw = bench.connect().await;
     drop(bench.server);
     assert_eq!(raw.next().await, "end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_connect_is_paid_from_a_budget_that_has_an_end() {
+    let bench = bench().await;
+    // CONNECT packets that announce 260 KiB and bring almost as much.
+    let mut half = vec![0x10, 0x80, 0xa0, 0x10];
+    half.resize(256 * 1024, b'x');
+    let count = UNPROVEN_BYTES_MAX / half.len() + 8;
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut raw = bench.dial().await;
+        let half = half.clone();
+        Handle::current().spawn(async move {
+            raw.stream.write_all(&half).await.ok();
+            raw.stream.read_u8().await.ok();
+            drop(raw);
+        });
+        held.push(());
+    }
+    until(|| bench.server.watch().totals("").too_large > 0).await;
+    let totals = bench.server.watch().totals("mqtt");
+    assert!(totals.too_large <= 8 + 1, "{totals:?}");
+    // It is theirs alone.
+    let mut raw = bench.connect().await;
+    raw.send(&[publish(1)]).await;
+    assert_eq!(raw.next().await, acknowledged(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_peers_give_way_and_a_session_does_not() {
+    let (cloud, pipes, hub) = (Cloud::new(), Pipes::default(), Address::Memory("hub".into()));
+    let incoming = pipes.listen(&hub).await.unwrap();
+    let limits = SeatLimits { seats: 8, unproven: 4 };
+    let api = Arc::new(cloud.clone());
+    let server = MqttServer::start_within(limits, incoming, None, api, &world());
+    let bench = Bench { cloud, pipes, server, hub };
+    let mut session = bench.connect().await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(bench.dial().await);
+    }
+    until(|| bench.server.accepted() == 41).await;
+    session.send(&[publish(1)]).await;
+    assert_eq!(session.next().await, acknowledged(1));
+    // The same device once more, so its first session ends.
+    let mut late = bench.dial().await;
+    late.send(&[connect(b"good"), publish(2)]).await;
+    assert_eq!(late.next().await, "ConnAck { session_present: true, code: 0 }");
+    assert_eq!(late.next().await, acknowledged(2));
+    let totals = bench.server.watch().totals("mqtt");
+    assert!(totals.gave_way >= 36, "{totals:?}");
+    assert!(totals.open <= 9, "{totals:?}");
 }

@@ -21,6 +21,8 @@ use super::Secured;
 use crate::network::ByteStream;
 use crate::scratch::with_cipher;
 
+/// One read of the socket brings no more than the reader takes, but always a whole record.
+const RECORD_BYTES_MAX: usize = 17 * 1024;
 /// Most plain bytes sealed by one write.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
@@ -66,12 +68,13 @@ impl Machine for UnbufferedClientConnection {
     }
 }
 
-/// Runs the handshake and gives the stream.
+/// Runs the handshake, for which the peer may send `limit` bytes, and gives the stream.
 pub(super) async fn handshake<M: Machine + 'static>(
     io: Box<dyn ByteStream>,
     machine: M,
+    limit: usize,
 ) -> io::Result<Secured> {
-    let stream = shake(io, machine).await?;
+    let stream = shake(io, machine, limit).await?;
     let client_chain =
         stream.machine.common().peer_certificates().map(|chain| {
             chain.iter().map(|der| Bytes::copy_from_slice(der)).collect::<Arc<[Bytes]>>()
@@ -79,9 +82,13 @@ pub(super) async fn handshake<M: Machine + 'static>(
     Ok(Secured { stream: Box::new(stream), client_chain })
 }
 
-async fn shake<M: Machine>(io: Box<dyn ByteStream>, machine: M) -> io::Result<TlsStream<M>> {
+async fn shake<M: Machine>(
+    io: Box<dyn ByteStream>,
+    machine: M,
+    mut limit: usize,
+) -> io::Result<TlsStream<M>> {
     let mut stream = TlsStream::new(io, machine);
-    let outcome = poll_fn(|cx| stream.poll_handshake(cx)).await;
+    let outcome = poll_fn(|cx| stream.poll_handshake(cx, &mut limit)).await;
     if let Err(error) = outcome {
         // The alert tells the peer why; whether it still arrives is up to the peer.
         poll_fn(|cx| Poll::Ready(stream.poll_out(cx).is_ready())).await;
@@ -136,7 +143,12 @@ impl<M: Machine> TlsStream<M> {
         }
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsError>> {
+    /// `left` is what the peer may still send.
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: &mut usize,
+    ) -> Poll<Result<(), TlsError>> {
         // A client has something to say before it has read anything.
         self.digest_carry(|_, _| Ok(()))?;
         loop {
@@ -147,17 +159,22 @@ impl<M: Machine> TlsStream<M> {
             if self.ended {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
-            ready!(self.poll_fill(cx, &mut ReadBuf::new(&mut [])))?;
+            if *left == 0 {
+                let words = "a handshake is too long";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::FileTooLarge, words).into()));
+            }
+            *left -= ready!(self.poll_fill(cx, &mut ReadBuf::new(&mut []), *left))?;
         }
     }
 
-    /// Reads once from the socket and digests it; plain bytes go to `into`, what does not fit
-    /// to `plain`.
+    /// Reads once from the socket, at most `most` bytes, and digests it; plain bytes go to
+    /// `into`, what does not fit to `plain`. Says how many bytes came.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
-    ) -> Poll<Result<(), TlsError>> {
+        most: usize,
+    ) -> Poll<Result<usize, TlsError>> {
         if self.failed {
             return Poll::Ready(Err(gone().into()));
         }
@@ -167,12 +184,14 @@ impl<M: Machine> TlsStream<M> {
             if room.is_empty() {
                 return Poll::Ready(Err(io::Error::other("a TLS message is too long").into()));
             }
-            let mut fresh = ReadBuf::new(room);
+            let most = most.min(room.len());
+            let mut fresh = ReadBuf::new(room.get_mut(..most).unwrap_or_default());
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut fresh))?;
-            let end = held + fresh.filled().len();
-            if end == held {
+            let came = fresh.filled().len();
+            let end = held + came;
+            if came == 0 {
                 self.ended = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(0));
             }
             let carry = std::mem::take(&mut self.carry);
             scratch.get_mut(..held).unwrap_or_default().copy_from_slice(&carry);
@@ -183,7 +202,7 @@ impl<M: Machine> TlsStream<M> {
             self.ended |= digested.ended;
             self.failed = digested.outcome.is_err();
             self.carry = incoming.get(digested.used..).unwrap_or_default().to_vec();
-            Poll::Ready(digested.outcome.map_err(TlsError::from))
+            Poll::Ready(digested.outcome.map(|()| came).map_err(TlsError::from))
         })
     }
 
@@ -381,7 +400,8 @@ impl<M: Machine> AsyncRead for TlsStream<M> {
             if this.take_plain(into) || this.ended || into.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let filled = this.poll_fill(cx, into);
+            let most = into.remaining().max(RECORD_BYTES_MAX);
+            let filled = this.poll_fill(cx, into, most);
             // Reading can make the machine speak (key updates, alerts); if the socket is full,
             // its readiness wakes us.
             let out = this.poll_out(cx);

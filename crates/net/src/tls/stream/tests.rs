@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::tls::{Client, Server, ServerCertificate};
+use crate::tls::{HANDSHAKE_BYTES_MAX, HANDSHAKE_TIMEOUT};
 
 struct Bench {
     authority: Authority,
@@ -109,7 +110,8 @@ async fn open_pair(
     let (near, far) = tokio::io::duplex(4096);
     let server = UnbufferedServerConnection::new(Arc::clone(&bench.server.config)).unwrap();
     let client = UnbufferedClientConnection::new(Arc::clone(config), name.clone()).unwrap();
-    let (there, here) = tokio::join!(shake(Box::new(far), server), shake(Box::new(near), client));
+    let far = shake(Box::new(far), server, HANDSHAKE_BYTES_MAX);
+    let (there, here) = tokio::join!(far, shake(Box::new(near), client, usize::MAX));
     let (mut there, mut here) = (there.unwrap(), here.unwrap());
     for byte in [b"x", b"y"] {
         here.write_all(byte).await.unwrap();
@@ -206,4 +208,44 @@ async fn a_forged_record_ends_the_stream_for_both_and_panics_nobody() {
     // The alert says that the peer found the record forged.
     assert!(here.read_u8().await.unwrap_err().to_string().contains("TLS"));
     assert!(here.shutdown().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_never_ends_is_refused_after_its_bytes() {
+    let bench = bench();
+    let (mut near, far) = tokio::io::duplex(4096);
+    let accepting = bench.server.accept(Box::new(far));
+    let sending = async {
+        // Records of a ClientHello that says to be 64 KiB long.
+        let mut sent = 0;
+        let mut record = vec![22, 3, 1, 4, 0, 1, 0, 0xff, 0xff];
+        loop {
+            record.resize(5 + 1024, 0);
+            if near.write_all(&record).await.is_err() {
+                return sent;
+            }
+            sent += record.len();
+            record = vec![22, 3, 3, 4, 0];
+        }
+    };
+    let (outcome, sent) = tokio::join!(accepting, sending);
+    let error = outcome.err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{error}");
+    assert!((HANDSHAKE_BYTES_MAX - 2048..HANDSHAKE_BYTES_MAX + 8192).contains(&sent), "{sent}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_drips_ends_in_time() {
+    let bench = bench();
+    let (mut near, far) = tokio::io::duplex(4096);
+    let dripping = async {
+        while near.write_all(&[22]).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    #[expect(clippy::disallowed_methods, reason = "virtual time")]
+    let begun = tokio::time::Instant::now();
+    let (outcome, ()) = tokio::join!(bench.server.accept(Box::new(far)), dripping);
+    assert!(outcome.is_err());
+    assert!(begun.elapsed() <= HANDSHAKE_TIMEOUT + Duration::from_secs(2));
 }
