@@ -1,5 +1,8 @@
 //! Whether the hub works. Ours, under `/api/v1`.
 
+use std::fmt;
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 /// What GET `/api/v1/health` answers.
@@ -54,6 +57,28 @@ pub struct Listening {
     pub descriptors: DescriptorTotals,
     /// Its listeners.
     pub listeners: Vec<ListenerTotals>,
+}
+
+/// Where a service learns of the listeners that serve it: they start after it.
+#[derive(Default)]
+pub struct ListenerView(OnceLock<Box<dyn Fn() -> Listening + Send + Sync>>);
+
+impl fmt::Debug for ListenerView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ListenerView")
+    }
+}
+
+impl ListenerView {
+    /// From now on `look` tells; the first is kept, for a process has one set of listeners.
+    pub fn set(&self, look: impl Fn() -> Listening + Send + Sync + 'static) {
+        self.0.set(Box::new(look)).ok();
+    }
+
+    /// How it is now; none before the listeners are there.
+    pub fn look(&self) -> Option<Listening> {
+        self.0.get().map(|look| look())
+    }
 }
 
 /// Descriptors as a budget.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use api::health::{ListenerView, Listening};
 use credentials::certificate::Issued;
 use credentials::key::{InvalidKey, SymmetricKey};
 use credentials::key_store::{KeyStore, LeafRequest, Purpose, UseKeyError};
@@ -132,6 +133,7 @@ pub(crate) struct Running {
     agent: Arc<Agent>,
     identities: Arc<Identities>,
     secrets: Arc<Secrets>,
+    listening: ListenerView,
 }
 
 /// What the workload interface may use.
@@ -270,7 +272,8 @@ impl Edge {
         });
         secrets.agent.set(Arc::downgrade(&agent)).expect("set only here");
         info!(device_id = %device, incarnation = kept.incarnation, "edge runtime started");
-        let running = Running { settings, bridge, router, agent, identities, secrets };
+        let listening = ListenerView::default();
+        let running = Running { settings, bridge, router, agent, identities, secrets, listening };
         Ok(Self { running: Arc::new(running), stop })
     }
 
@@ -322,6 +325,11 @@ impl Edge {
         self.running.secrets.trust_bundle()
     }
 
+    /// From now on the status tells what `look` says about the listeners of this process.
+    pub fn show_listeners(&self, look: impl Fn() -> Listening + Send + Sync + 'static) {
+        self.running.listening.set(look);
+    }
+
     /// One look at everything.
     pub async fn status(&self) -> EdgeStatus {
         self.running.status().await
@@ -371,6 +379,7 @@ impl Running {
             desired_words: outcome.words,
             modules,
             router: self.router_status().await,
+            listening: self.listening.look(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the command line shows about a running device: plain numbers, taken at one moment.
 
+use api::health::Listening;
 use serde::{Deserialize, Serialize};
 
 /// One look at the device.
@@ -19,6 +20,9 @@ pub struct EdgeStatus {
     pub modules: Vec<ModuleStatus>,
     /// The router.
     pub router: RouterStatus,
+    /// Descriptors and listeners of the runtime; absent before they are there.
+    #[serde(default)]
+    pub listening: Option<Listening>,
 }
 
 /// One module, as desired and as it is.

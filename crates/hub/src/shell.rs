@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api::health::{ListenerView, Listening};
 use journal::disk::Disk;
 use model::secret::Secret;
 use model::waist::DeviceApi;
@@ -99,6 +100,7 @@ impl Hub {
         let console = Console::new(settings.console_folder, &access);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let core = Core {
+            listening: ListenerView::default(),
             world,
             access: Guard::new(access),
             tables,
@@ -132,6 +134,11 @@ impl Hub {
     /// extensions of a request.
     pub fn service_over_tls(&self, peer_of: PeerOf) -> axum::Router {
         crate::service::http::router(Arc::clone(&self.core), Some(peer_of))
+    }
+
+    /// From now on health tells what `look` says about the listeners of this process.
+    pub fn show_listeners(&self, look: impl Fn() -> Listening + Send + Sync + 'static) {
+        self.core.listening.set(look);
     }
 
     /// A fresh link that opens the console once, with the rights of `policy`; `None` if there is

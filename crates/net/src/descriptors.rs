@@ -33,7 +33,8 @@ impl Budget {
         Ok(Self::of(usize::try_from(hard).unwrap_or(usize::MAX), reserve))
     }
 
-    fn of(limit: usize, reserve: usize) -> Self {
+    /// A budget of `limit` descriptors of which `reserve` are kept.
+    pub fn of(limit: usize, reserve: usize) -> Self {
         Self { limit, reserve, left: limit.saturating_sub(reserve) }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use api::health::{DescriptorTotals, Listening};
 use bytes::Bytes;
 use credentials::certificate::client_verifier;
 use credentials::renewal::{CERTIFICATE, Lifetime, Renewal, renewal};
@@ -21,21 +22,33 @@ use model::time::WallTime;
 use model::waist::DeviceApi;
 use model::world::World;
 use net::client::{MqttClient, Target};
+use net::descriptors::Budget;
 use net::http::HttpServer;
-use net::mqtt::MqttServer;
-use net::network::{Address, Network, SystemNetwork};
+use net::limits::{SeatLimits, Watch};
+use net::mqtt::{MQTT_CONNECTIONS_MAX, MqttServer};
+use net::network::{Address, Incoming, Network, SystemNetwork};
 use net::tls::{self, ServerCertificate};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::helper::Helper;
-use crate::sockets::{Doors, serve, set_mode};
+use crate::sockets::{Doors, listen, set_mode};
 use crate::user::{Names, User};
 use crate::{Engine, RunArgs, RuntimeArgs, folder, privilege};
 
 /// How long connections may take to end at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+/// Descriptors that no listener uses: the store, the journal, the links to the hub, the calls of
+/// the engine helper, the listeners themselves, and what the process opens now and then.
+const RESERVED_DESCRIPTORS: usize = 96;
+/// One of so many parts of the seats is for the management socket, and most of them.
+const MANAGEMENT_PARTS: usize = 8;
+const MANAGEMENT_CONNECTIONS_MAX: usize = 64;
+/// The same for the workload socket of each module; a module that takes more than its share
+/// takes it from itself.
+const WORKLOAD_PARTS: usize = 32;
+const WORKLOAD_CONNECTIONS_MAX: usize = 64;
 /// What every user of the process engine must read.
 const BANNER: &str = "\
 *** DEVELOPMENT ONLY: the process engine ***
@@ -101,6 +114,10 @@ async fn serve_device(
     }
     // Before anybody is told that this process is there.
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Before the first file is opened.
+    let mut descriptors =
+        Budget::raise(RESERVED_DESCRIPTORS).context("cannot set the limit of open files")?;
+    let seats = Seats::of(&mut descriptors);
     let data = settings.own.data.clone();
     let network: Arc<dyn Network> = Arc::new(SystemNetwork);
     let upstream = upstream(&settings, &network, &world)?;
@@ -108,6 +125,7 @@ async fn serve_device(
     let messages = data.join("messages");
     let disk =
         FileDisk::open(&messages).with_context(|| format!("cannot use {}", messages.display()))?;
+    let doors = Arc::new(Doors::new(Arc::clone(&network), world.clone(), seats.workload));
     let edge = Edge::start(Parts {
         settings: settings.clone(),
         folder: data.clone(),
@@ -115,12 +133,13 @@ async fn serve_device(
         world: world.clone(),
         upstream,
         runtime: Arc::clone(&runtime),
-        sockets: Arc::new(Doors::new(Arc::clone(&network), world.clone())),
+        sockets: Arc::<Doors>::clone(&doors),
         faults: Arc::new(NoFaults),
     })
     .await
     .context("the runtime does not start")?;
-    let listeners = Listeners::start(&edge, &settings, &network, &world).await?;
+    let listeners = Listeners::start(&edge, &settings, &network, &world, seats).await?;
+    show_listeners(&edge, descriptors.totals(), &listeners, doors);
     publish(&data, &listeners.mqtt_addresses, &settings.listen.management, launcher)?;
     for mqtt in &listeners.mqtt_addresses {
         info!(%mqtt, "the router listens");
@@ -208,6 +227,52 @@ async fn import(args: &RunArgs, runtime: &dyn ModuleRuntime) -> Result<()> {
     Ok(())
 }
 
+/// How many connections each kind of listener holds.
+#[derive(Clone, Copy, Debug)]
+struct Seats {
+    management: SeatLimits,
+    /// Of each module.
+    workload: SeatLimits,
+    /// Of each of the two addresses that the router may have.
+    router: SeatLimits,
+}
+
+impl Seats {
+    fn of(descriptors: &mut Budget) -> Self {
+        Self {
+            management: descriptors.share(MANAGEMENT_PARTS, MANAGEMENT_CONNECTIONS_MAX),
+            workload: descriptors.share(WORKLOAD_PARTS, WORKLOAD_CONNECTIONS_MAX),
+            router: descriptors.share(2, MQTT_CONNECTIONS_MAX),
+        }
+    }
+}
+
+/// Tells in the log what listeners may hold, and lets the status tell what they hold and count.
+fn show_listeners(
+    edge: &Edge,
+    descriptors: DescriptorTotals,
+    listeners: &Listeners,
+    doors: Arc<Doors>,
+) {
+    let mqtt: Vec<(String, Watch)> = (listeners.mqtt_addresses.iter().zip(&listeners.mqtt))
+        .map(|(address, server)| (format!("mqtt {address}"), server.watch()))
+        .collect();
+    let management = listeners.management.watch();
+    let look = move || {
+        let router = mqtt.iter().map(|(name, watch)| watch.totals(name));
+        let workload = doors.watches().into_iter();
+        let workload = workload.map(|(module, watch)| watch.totals(&format!("workload {module}")));
+        let management = std::iter::once(management.totals("management"));
+        Listening { descriptors, listeners: router.chain(management).chain(workload).collect() }
+    };
+    let now = look();
+    info!(descriptors = now.descriptors.limit, reserve = now.descriptors.reserve, "open files");
+    for one in now.listeners {
+        info!(listener = one.name, seats = one.seats, unproven = one.unproven_seats, "seats");
+    }
+    edge.show_listeners(look);
+}
+
 /// Everything that listens.
 struct Listeners {
     mqtt: Vec<MqttServer>,
@@ -225,6 +290,7 @@ impl Listeners {
         settings: &Settings,
         network: &Arc<dyn Network>,
         world: &World,
+        seats: Seats,
     ) -> Result<Self> {
         let issued = edge.server_certificate()?;
         let life = Lifetime { from: world.now().wall, until: issued.expires };
@@ -237,12 +303,14 @@ impl Listeners {
                 network.listen(&at).await.with_context(|| format!("cannot listen at {at}"))?;
             mqtt_addresses.push(incoming.address());
             let (tls, api) = (Some(tls.clone()), edge.device_api());
-            mqtt.push(MqttServer::start(incoming, tls, api, world));
+            mqtt.push(MqttServer::start_within(seats.router, incoming, tls, api, world));
         }
         let path = &settings.listen.management;
-        let management = management(edge, path, settings.own.group.as_deref(), network, world)
+        let incoming = management(path, settings.own.group.as_deref(), network)
             .await
             .with_context(|| format!("cannot listen at {}", path.display()))?;
+        let service = edge.management();
+        let management = HttpServer::start_within(seats.management, incoming, None, service, world);
         Ok(Self { mqtt, mqtt_addresses, management, certificate, life })
     }
 
@@ -263,23 +331,22 @@ fn router_addresses(configured: SocketAddr, bridge: Option<Ipv4Addr>) -> Vec<Soc
     std::iter::once(configured).chain(bridge.filter(|it| !is_covered(it))).collect()
 }
 
+/// Listens at the management socket, which `group` may use.
 async fn management(
-    edge: &Edge,
     path: &Path,
     group: Option<&str>,
     network: &Arc<dyn Network>,
-    world: &World,
-) -> Result<HttpServer> {
+) -> Result<Box<dyn Incoming>> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
     let mode = if group.is_some() { MANAGEMENT_GROUP_MODE } else { MANAGEMENT_MODE };
-    let server = serve(&**network, path, mode, edge.management(), world).await?;
+    let incoming = listen(&**network, path, mode).await?;
     if let Some(name) = group {
         let group = Names::of_this_machine().group(name)?;
         std::os::unix::fs::chown(path, None, Some(group))?;
     }
-    Ok(server)
+    Ok(incoming)
 }
 
 /// Tells others where the router listens; the file is complete whenever it is there.
@@ -342,6 +409,18 @@ fn renew(edge: &Edge, shown: &ServerCertificate) -> Result<WallTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_listener_has_its_share_of_the_descriptors() {
+        for limit in [256, 1024, 20_000, 1 << 20] {
+            let seats = Seats::of(&mut Budget::of(limit, RESERVED_DESCRIPTORS));
+            assert!(seats.management.seats <= MANAGEMENT_CONNECTIONS_MAX, "{limit}: {seats:?}");
+            assert!(seats.workload.seats <= WORKLOAD_CONNECTIONS_MAX, "{limit}: {seats:?}");
+            let router = seats.router.seats;
+            assert!(router > seats.management.seats, "{limit}: {seats:?}");
+            assert!(2 * router + seats.management.seats < limit, "{limit}: {seats:?}");
+        }
+    }
 
     #[test]
     fn the_router_listens_once_wherever_modules_look_for_it() {

@@ -12,7 +12,8 @@ use edge::workload::WorkloadSockets;
 use model::id::ModuleName;
 use model::world::{Boxed, World};
 use net::http::HttpServer;
-use net::network::{Address, Network};
+use net::limits::{SeatLimits, Watch};
+use net::network::{Address, Incoming, Network};
 
 /// Everybody inside the module may use its socket; nobody outside reaches its folder.
 const WORKLOAD_MODE: u32 = 0o666;
@@ -25,12 +26,19 @@ const SOCKETS_FOLDER_MODE: u32 = 0o700;
 pub(crate) struct Doors {
     network: Arc<dyn Network>,
     world: World,
+    seats: SeatLimits,
     open: Mutex<BTreeMap<ModuleName, HttpServer>>,
 }
 
 impl Doors {
-    pub(crate) fn new(network: Arc<dyn Network>, world: World) -> Self {
-        Self { network, world, open: Mutex::new(BTreeMap::new()) }
+    /// Each socket has `seats`.
+    pub(crate) fn new(network: Arc<dyn Network>, world: World, seats: SeatLimits) -> Self {
+        Self { network, world, seats, open: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The module and the counters of each open socket.
+    pub(crate) fn watches(&self) -> Vec<(ModuleName, Watch)> {
+        self.servers().iter().map(|(module, server)| (module.clone(), server.watch())).collect()
     }
 
     fn servers(&self) -> MutexGuard<'_, BTreeMap<ModuleName, HttpServer>> {
@@ -52,7 +60,8 @@ impl WorkloadSockets for Doors {
                 set_mode(above, SOCKETS_FOLDER_MODE)?;
             }
             set_mode(folder, MODULE_FOLDER_MODE)?;
-            let server = serve(&*self.network, path, WORKLOAD_MODE, service, &self.world).await?;
+            let incoming = listen(&*self.network, path, WORKLOAD_MODE).await?;
+            let server = HttpServer::start_within(self.seats, incoming, None, service, &self.world);
             self.servers().insert(module.clone(), server);
             Ok(())
         })
@@ -64,17 +73,15 @@ impl WorkloadSockets for Doors {
     }
 }
 
-/// Serves `service` on a Unix socket at `path` that `mode` says who may use.
-pub(crate) async fn serve(
+/// Listens on a Unix socket at `path` that `mode` says who may use.
+pub(crate) async fn listen(
     network: &dyn Network,
     path: &Path,
     mode: u32,
-    service: Router,
-    world: &World,
-) -> io::Result<HttpServer> {
+) -> io::Result<Box<dyn Incoming>> {
     let incoming = network.listen(&Address::Unix(path.to_owned())).await?;
     set_mode(path, mode)?;
-    Ok(HttpServer::start(incoming, None, service, world))
+    Ok(incoming)
 }
 
 /// Says who may use `path`.

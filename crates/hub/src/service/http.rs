@@ -514,6 +514,7 @@ fn health(call: &Call) -> Outcome {
         partitions: core.telemetry.partitions,
         messages_accepted: core.telemetry.accepted(),
         live: core.live.totals(),
+        listening: core.listening.look(),
         damaged: core.telemetry.damaged.iter().map(damaged).collect(),
     };
     answer(&health, None)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use api::health::ListenerView;
 use journal::worker::Chain;
 use model::feature::FeatureSet;
 use model::id::IdentityId;
@@ -37,6 +38,7 @@ use crate::telemetry::shell::Telemetry;
 /// Everything that sessions and services share.
 #[derive(Debug)]
 pub(crate) struct Core {
+    pub(crate) listening: ListenerView,
     pub(crate) world: World,
     pub(crate) access: Guard,
     pub(crate) tables: Tables,

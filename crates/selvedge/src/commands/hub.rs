@@ -8,14 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::health::{DescriptorTotals, Listening};
 use credentials::certificate::{Authority, Validity};
 use credentials::connection_string::ConnectionString;
 use hub::{Hub, Settings};
 use journal::disk::file::FileDisk;
 use model::secret::Secret;
 use model::world::World;
-use net::http::{HttpServer, RequestPeer};
-use net::mqtt::MqttServer;
+use net::descriptors::Budget;
+use net::http::{HTTP_CONNECTIONS_MAX, HttpServer, RequestPeer};
+use net::limits::Watch;
+use net::mqtt::{MQTT_CONNECTIONS_MAX, MqttServer};
 use net::network::{Address, Network, Peer, SystemNetwork};
 use net::tls::{self, ServerCertificate};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +35,11 @@ const PAGE: &str = "index.html";
 const POLICY: &str = "iothubowner";
 /// How long connections may take to end at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// Descriptors that no listener uses: the tables and their readers, the journal, the listeners
+/// themselves, and what the process opens now and then.
+const RESERVED_DESCRIPTORS: usize = 96;
+/// One of so many parts of the seats is for the service API and the console.
+const HTTPS_PARTS: usize = 4;
 /// Life of the hub's authority; the hub makes it at its first start.
 const AUTHORITY_LIFE: Duration = Duration::from_hours(24 * 3650);
 /// Life of the hub's server certificate, made anew at every start.
@@ -81,6 +89,9 @@ impl Running {
             let words = format!("--console-dir: there is no {PAGE} in {}", console.display());
             return Err(Failure::usage(words));
         }
+        // Before the first file is opened.
+        let mut descriptors = Budget::raise(RESERVED_DESCRIPTORS)
+            .map_err(|e| Failure::failed(format!("cannot set the limit of open files: {e}")))?;
         let host = args.hosts.first().cloned().unwrap_or_else(|| "localhost".to_owned());
         let tls = tls_server(folder, args, world)?;
         let mut settings = Settings::new(folder, host.clone());
@@ -108,8 +119,12 @@ impl Running {
             pid: std::process::id(),
         };
         publish(folder, &endpoint, &hub)?;
-        let mqtt = MqttServer::start(mqtt, Some(tls.clone()), hub.device_api(), world);
-        let https = HttpServer::start(https, Some(tls), hub.service_over_tls(peer_of), world);
+        let (api, service) = (hub.device_api(), hub.service_over_tls(peer_of));
+        let api_seats = descriptors.share(HTTPS_PARTS, HTTP_CONNECTIONS_MAX);
+        let seats = descriptors.share(1, MQTT_CONNECTIONS_MAX);
+        let mqtt = MqttServer::start_within(seats, mqtt, Some(tls.clone()), api, world);
+        let https = HttpServer::start_within(api_seats, https, Some(tls), service, world);
+        show_listeners(&hub, descriptors.totals(), mqtt.watch(), https.watch());
         info!(mqtt = endpoint.mqtt, https = endpoint.https, "hub ready");
         Ok(Self { hub, mqtt, https, endpoint })
     }
@@ -135,6 +150,20 @@ impl Running {
             "hub stopped"
         );
     }
+}
+
+/// Tells in the log what listeners may hold, and lets health tell what they hold and count.
+fn show_listeners(hub: &Hub, descriptors: DescriptorTotals, mqtt: Watch, https: Watch) {
+    let look = move || Listening {
+        descriptors,
+        listeners: vec![mqtt.totals("mqtt"), https.totals("https")],
+    };
+    let now = look();
+    info!(descriptors = now.descriptors.limit, reserve = now.descriptors.reserve, "open files");
+    for one in now.listeners {
+        info!(listener = one.name, seats = one.seats, unproven = one.unproven_seats, "seats");
+    }
+    hub.show_listeners(look);
 }
 
 /// Where a browser finds the hub: its name, so that the certificate fits, and the port.
