@@ -29,6 +29,7 @@ fn now() -> std::time::Instant {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "the slowest is shown")]
 async fn connections_reset_before_they_are_accepted_make_it_wait_for_none() {
     let listening = SystemNetwork.listen(&Address::Tcp("127.0.0.1".into(), 0)).await.unwrap();
     let Address::Tcp(_, port) = listening.address() else { panic!("no port") };
@@ -52,7 +53,6 @@ async fn connections_reset_before_they_are_accepted_make_it_wait_for_none() {
         assert_eq!(greeted, Ok(b'!'), "connect {number}");
         slowest = slowest.max(begun.elapsed());
     }
-    #[expect(clippy::print_stdout, reason = "the slowest is shown")]
     println!("{RESETS} resets: the slowest of {HONEST} honest connects took {slowest:?}");
     assert_eq!(gate.counts.pauses.get(), 0);
     let arrived = gate.counts.accepted.get() + gate.counts.lost.get();
