@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
 use super::frame::{Frame, Kind};
 use super::index::{Entry, SegmentIndex, Totals};
 use super::recovery::{self, Known};
+use super::segment::file_name;
 use super::{Budget, LaneId, Position, ReadError, StoredRecord};
-use crate::disk::DiskFile;
+use crate::disk::{Disk, DiskFile};
 
 /// Indexes of closed segments kept in memory; a reader that follows needs one.
 const INDEXES_MAX: usize = 4;
+/// Closed segments kept open: a descriptor each, however many segments there are.
+pub(crate) const FILES_MAX: usize = 8;
 /// Most bytes that one read of the disk brings, unless one record is larger.
 const RUN_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes of other lanes worth reading through rather than seeking over.
@@ -49,8 +52,11 @@ pub struct ReadBatch {
 }
 
 /// What writer and readers share. Held only to copy small things, never over I/O.
-#[derive(Debug, Default)]
-pub(super) struct Shared(Mutex<View>);
+#[derive(Debug)]
+pub(super) struct Shared {
+    disk: Arc<dyn Disk>,
+    view: Mutex<View>,
+}
 
 /// The committed log.
 #[derive(Debug, Default)]
@@ -59,12 +65,15 @@ pub(super) struct View {
     pub(super) active: Option<Active>,
     pub(super) end: u64,
     indexes: VecDeque<(u64, Arc<SegmentIndex>)>,
+    /// Closed segments that are open, the one used last at the end.
+    files: VecDeque<(u64, Arc<dyn DiskFile>)>,
 }
 
 /// A segment that is not written any more.
 #[derive(Debug)]
 pub(super) struct Closed {
-    pub(super) file: Arc<dyn DiskFile>,
+    /// Set before its name is removed, for readers that found it before.
+    pub(super) nameless: OnceLock<Arc<dyn DiskFile>>,
     pub(super) number: u64,
     pub(super) seed: u32,
     pub(super) first: u64,
@@ -105,8 +114,30 @@ struct Found {
 }
 
 impl Shared {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, view: Mutex::default() }
+    }
+
     pub(super) fn view(&self) -> MutexGuard<'_, View> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file of a closed segment, opened if it is not open.
+    pub(super) fn file(&self, segment: &Closed) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some(file) = segment.nameless.get() {
+            return Ok(Arc::clone(file));
+        }
+        if let Some(file) = self.view().open_file(segment.number) {
+            return Ok(file);
+        }
+        match self.disk.open(&file_name(segment.number)) {
+            Ok(file) => {
+                self.view().keep_file(segment.number, &file);
+                Ok(file)
+            }
+            // It may have been removed since the look above.
+            Err(error) => segment.nameless.get().map(Arc::clone).ok_or(error),
+        }
     }
 
     /// The index of a closed segment: in memory, from its index frame, or by reading it through.
@@ -121,7 +152,7 @@ impl Shared {
         if let Some(index) = kept(&self.view()) {
             return Ok(index);
         }
-        let index = Arc::new(recovery::load_index(segment)?);
+        let index = Arc::new(recovery::load_index(&*self.file(segment)?, segment.known())?);
         let mut view = self.view();
         if view.indexes.len() >= INDEXES_MAX {
             view.indexes.pop_front();
@@ -132,6 +163,33 @@ impl Shared {
 }
 
 impl View {
+    fn open_file(&mut self, number: u64) -> Option<Arc<dyn DiskFile>> {
+        let at = self.files.iter().position(|(held, _)| *held == number)?;
+        let held = self.files.remove(at)?;
+        let file = Arc::clone(&held.1);
+        self.files.push_back(held);
+        Some(file)
+    }
+
+    /// Keeps the file of closed segment `number` open, unless the segment is gone.
+    pub(super) fn keep_file(&mut self, number: u64, file: &Arc<dyn DiskFile>) {
+        let is_there = self.closed.binary_search_by_key(&number, |closed| closed.number).is_ok();
+        if !is_there || self.files.iter().any(|(held, _)| *held == number) {
+            return;
+        }
+        if self.files.len() >= FILES_MAX {
+            self.files.pop_front();
+        }
+        self.files.push_back((number, Arc::clone(file)));
+    }
+
+    /// Takes the oldest closed segment out.
+    pub(super) fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.closed.pop_front() {
+            self.files.retain(|(number, _)| *number != oldest.number);
+        }
+    }
+
     fn bounds(&self) -> Bounds {
         let oldest = self.closed.front().map(|segment| segment.first);
         let oldest = oldest.or_else(|| self.active.as_ref().map(|active| active.first));
@@ -273,7 +331,7 @@ impl Reader {
             let lane_index = index.lanes.get(&lane);
             let entries = lane_index.into_iter().flat_map(|index| index.from(from));
             let entries = within(entries, left, first, end);
-            let file = Arc::clone(&segment.file);
+            let file = self.shared.file(&segment)?;
             return Ok(Some(Found { file, seed: segment.seed, entries, end: segment.end }));
         }
         let view = self.shared.view();
@@ -348,3 +406,6 @@ fn record_at(seed: u32, bytes: &Bytes, start: u64, entry: &Entry) -> Option<Stor
         disk_bytes: frame.length,
     })
 }
+
+#[cfg(test)]
+mod tests;

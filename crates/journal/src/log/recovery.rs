@@ -5,7 +5,6 @@ use std::io;
 
 use super::frame::{Fields, Frame, HEAD_BYTES, Kind};
 use super::index::{Entry, SegmentIndex};
-use super::reader::Closed;
 use super::segment::HEADER_BYTES;
 use super::{LaneId, Position};
 use crate::disk::DiskFile;
@@ -243,10 +242,10 @@ fn plausible<'a>(
 }
 
 /// The index of a closed segment, from its index frame or by reading it through.
-pub(super) fn load_index(segment: &Closed) -> io::Result<SegmentIndex> {
-    match read_index(&*segment.file, segment.known())? {
+pub(super) fn load_index(file: &dyn DiskFile, known: Known) -> io::Result<SegmentIndex> {
+    match read_index(file, known)? {
         Some(index) => Ok(index),
-        None => Ok(scan(&*segment.file, segment.known())?.index),
+        None => Ok(scan(file, known)?.index),
     }
 }
 

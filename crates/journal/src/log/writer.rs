@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::frame::{self, Kind};
 use super::index::{Entry, SegmentIndex, Totals};
@@ -88,6 +88,11 @@ impl Log {
     /// A reader of this log.
     pub fn reader(&self) -> Reader {
         Reader { shared: Arc::clone(&self.shared) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_for_tests(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Takes `records` into the next commit, all or none, and says which positions they get if
@@ -216,10 +221,14 @@ impl Log {
         if self.current.is_none() && self.shared.view().closed.len() < 2 {
             return 0;
         }
+        // Whoever found it before may read it to the end.
+        if let Ok(file) = self.shared.file(&oldest) {
+            oldest.nameless.set(file).ok();
+        }
         if self.disk.remove(&file_name(oldest.number)).is_err() {
             return 0;
         }
-        self.shared.view().closed.pop_front();
+        self.shared.view().forget_oldest();
         self.closed_bytes -= oldest.bytes;
         oldest.bytes
     }
@@ -356,9 +365,10 @@ impl Log {
         let mut view = self.shared.view();
         let active = view.active.take();
         let index = active.map(|active| active.index).unwrap_or_default();
+        let number = current.header.number;
         view.closed.push_back(Arc::new(Closed {
-            file: current.file,
-            number: current.header.number,
+            nameless: OnceLock::new(),
+            number,
             seed: current.header.seed(),
             first: current.header.first,
             end: self.end,
@@ -368,6 +378,7 @@ impl Log {
             totals: index.totals(),
             index: (!written).then(|| Arc::new(index)),
         }));
+        view.keep_file(number, &current.file);
         self.closed_bytes += bytes;
     }
 

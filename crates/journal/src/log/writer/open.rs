@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{FRESH, Log, RESERVE};
 use crate::disk::{Disk, DiskFile};
@@ -18,9 +18,8 @@ use crate::log::{
 /// The smallest record, for guessing how many a lost segment held at most.
 const RECORD_BYTES_MIN: u64 = 36;
 
-/// A segment whose head was read.
+/// A segment whose head was read. It is not kept open: there may be more than descriptors.
 struct Headed {
-    file: Arc<dyn DiskFile>,
     header: Header,
     bytes: u64,
 }
@@ -38,9 +37,9 @@ pub(super) fn open(
     let (headed, lost_last) = heads(&*disk, &mut recovered)?;
     let mut log = Log {
         instance: headed.first().map_or(instance, |segment| segment.header.instance),
+        shared: Arc::new(Shared::new(Arc::clone(&disk))),
         disk,
         options,
-        shared: Arc::new(Shared::default()),
         current: None,
         reserve: None,
         next_number: headed.last().map_or(1, |segment| segment.header.number + 1),
@@ -97,7 +96,7 @@ fn heads(
             file_name(header.number) == *name && before.is_none_or(follows)
         };
         if let Some(header) = header.ok().filter(ours) {
-            headed.push(Headed { file, header, bytes });
+            headed.push(Headed { header, bytes });
             lost = None;
         } else {
             let aside = format!("{name}.damaged");
@@ -121,8 +120,7 @@ fn failed(action: &'static str, file: &str, source: io::Error) -> OpenLogError {
 /// The process before us may have been killed between write and sync, or its sync may have
 /// failed: then the kernel shows bytes that are not on disk and no longer knows it. Writing the
 /// last commit again makes them dirty again.
-fn finish(closed: &mut Closed, scan: &Scan, is_last: bool) -> io::Result<()> {
-    let file = &*closed.file;
+fn finish(file: &dyn DiskFile, closed: &mut Closed, scan: &Scan, is_last: bool) -> io::Result<()> {
     if scan.damaged.is_empty() && scan.closed {
         // The index frame was synced after everything before it.
         return if is_last { secure(file, scan, &[]) } else { Ok(()) };
@@ -193,8 +191,9 @@ impl Log {
         next: Option<Header>,
         found: &mut Recovered,
     ) -> Result<(), OpenLogError> {
-        let Headed { file, header, bytes } = segment;
+        let Headed { header, bytes } = segment;
         let name = file_name(header.number);
+        let file = self.disk.open(&name).map_err(|source| failed("open", &name, source))?;
         if header.first > self.end {
             // A segment between was put aside.
             let (from, to) = (Position(self.end), Position(header.first));
@@ -213,7 +212,7 @@ impl Log {
         let known = Known { seed, first: header.first, tail, next: end };
         let indexed = recovery::read_index(&*file, known).map_err(disk_failed)?;
         let mut closed = Closed {
-            file: Arc::clone(&file),
+            nameless: OnceLock::new(),
             number: header.number,
             seed,
             first: header.first,
@@ -237,7 +236,7 @@ impl Log {
             if next.is_none() {
                 self.take_lanes(&scan).map_err(disk_failed)?;
             }
-            finish(&mut closed, &scan, next.is_none())
+            finish(&*file, &mut closed, &scan, next.is_none())
                 .map_err(|source| failed("sync", &name, source))?;
             scan.index
         };
@@ -252,7 +251,7 @@ impl Log {
         if !last.has_lanes {
             let before: Vec<_> = self.shared.view().closed.iter().map(Arc::clone).collect();
             for segment in before.iter().rev() {
-                let scan = recovery::scan(&*segment.file, segment.known())?;
+                let scan = recovery::scan(&*self.shared.file(segment)?, segment.known())?;
                 let complete = scan.has_lanes;
                 scans.push(scan.lanes);
                 if complete {
