@@ -42,7 +42,7 @@ const UNPROVEN_FREE_BYTES: usize = 4 * 1024;
 /// Reads in a row before other connections of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
 /// Others get their turn after this, too: one read can hold thousands of packets.
-const TURN_MS_MAX: u64 = 2;
+const TURN_MS: u64 = 2;
 /// A peer that does not read its last bytes is cut after this.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest sleep at once; wall-clock ends are looked at this often.
@@ -130,7 +130,7 @@ impl Connection {
     /// Goes on until nothing more can be done now.
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut reads = 0;
-        let turn_end = self.shared.world.now().tick.after(Duration::from_millis(TURN_MS_MAX));
+        let turn_end = self.shared.world.now().tick.after(Duration::from_millis(TURN_MS));
         loop {
             self.poll_opening(cx);
             self.poll_answers(cx);

@@ -22,7 +22,7 @@ use crate::network::ByteStream;
 use crate::scratch::with_cipher;
 
 /// One read of the socket brings no more than the reader takes, but always a whole record.
-const RECORD_BYTES_MAX: usize = 17 * 1024;
+const RECORD_BYTES: usize = 17 * 1024;
 /// Most plain bytes sealed by one write.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
@@ -400,7 +400,7 @@ impl<M: Machine> AsyncRead for TlsStream<M> {
             if this.take_plain(into) || this.ended || into.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let most = into.remaining().max(RECORD_BYTES_MAX);
+            let most = into.remaining().max(RECORD_BYTES);
             let filled = this.poll_fill(cx, into, most);
             // Reading can make the machine speak (key updates, alerts); if the socket is full,
             // its readiness wakes us.
