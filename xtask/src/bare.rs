@@ -36,7 +36,7 @@ ls /sys/fs/cgroup/selvedge
 kill -INT $UP
 wait $UP
 echo \"up ended with $?\"
-ls /sys/fs/cgroup/selvedge
+for left in /sys/fs/cgroup/selvedge /run/selvedge; do [ -e $left ] && echo left behind: $left; done
 pidof selvedge-edge selvedge-monitor host-sensor anomaly || echo nothing is left
 ";
 
@@ -87,6 +87,8 @@ fn judge(printed: &str) -> Result<()> {
     ensure!(memory(printed, "selvedge-monitor ") > 0, "the containers have no monitors");
     ensure!(printed.contains("up ended with 0"), "`up` did not end well");
     ensure!(printed.contains("nothing is left"), "processes are left behind");
+    let left: Vec<&str> = printed.lines().filter(|line| line.contains("left behind: ")).collect();
+    ensure!(left.is_empty(), "folders of the machine are {left:?}");
     Ok(())
 }
 
@@ -134,6 +136,8 @@ mod tests {
         judge(&said(&[1, 2, 3, 4, 5, 6], "up ended with 1\nnothing is left\n"))
             .expect_err("bad end");
         judge(&said(&[1, 2, 3, 4, 5, 6], "up ended with 0\n12\n")).expect_err("left behind");
+        let folder = format!("{end}left behind: /run/selvedge\r\n");
+        judge(&said(&[1, 2, 3, 4, 5, 6], &folder)).expect_err("a folder is left");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Each section runs in a process of its own, which `keeper` ends with all that it started.
 
 mod apply;
+mod beside;
 mod calls;
 mod clock;
 mod device;
@@ -136,6 +137,21 @@ enum Command {
     },
     /// Sizes of the programs
     Sizes,
+    /// Ingest, idle memory and start times beside the programs of another folder, an earlier
+    /// build for example; start times need root
+    Beside {
+        /// The folder with the other `selvedge`, `selvedge-edge` and `selvedge-monitor`
+        folder: PathBuf,
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// Seconds of load per server and round
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Idle connections
+        #[arg(long, default_value_t = 3000)]
+        connections: usize,
+    },
 }
 
 impl Command {
@@ -153,6 +169,7 @@ impl Command {
             Self::Stack => ("stack", "The whole device stack at rest"),
             Self::Ready { .. } => ("ready", "Start of the device runtime"),
             Self::Sizes => ("sizes", "Sizes of the programs"),
+            Self::Beside { .. } => ("beside", "Beside an earlier build"),
         }
     }
 
@@ -176,6 +193,10 @@ impl Command {
             Self::Stack => stack::section().await,
             Self::Ready { rounds } => ready::section(rounds).await,
             Self::Sizes => sizes::section(),
+            Self::Beside { folder, rounds, seconds: span, connections } => {
+                let extent = beside::Extent { rounds, span: seconds(span), connections };
+                beside::section(&folder, extent).await
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) async fn section(rounds: usize) -> Result<()> {
 }
 
 /// When router, management API and workload API first answered, in milliseconds.
-fn watch(device: &Device, begun: Instant) -> Result<(f64, f64, f64)> {
+pub(crate) fn watch(device: &Device, begun: Instant) -> Result<(f64, f64, f64)> {
     let management = device.edge.folder().join("run/mgmt.sock");
     let workload = device.edge.workload_folder(MODULES[0]).join("workload.sock");
     let mut found = [None; 3];

@@ -38,6 +38,7 @@ class Sender:
         self.window = options["window"]
         self.count = options.get("count")
         self.pad = "." * options["pad"]
+        self.tag = options.get("tag", "")
         self.acks = os.open(options["acks"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.connection = None
         self.rest = b""
@@ -94,7 +95,7 @@ class Sender:
             else:
                 number = self.next
                 self.next += 1
-                body = f"{number} {self.pad}".encode()
+                body = f"{self.tag}{number} {self.pad}".encode()
             self.last_id = self.last_id % 65535 + 1
             self.waiting[self.last_id] = (number, body)
             out.append(self.publish(self.last_id, number, body))
@@ -159,7 +160,8 @@ def main():
     sender = Sender(options)
     if options.get("hold"):
         sender.connect()
-        say("connected", connects=sender.connects)
+        port = sender.connection.getsockname()[1]
+        say("connected", connects=sender.connects, port=port)
         assert json.loads(sys.stdin.readline())["do"] == "go"
 
     def listen():

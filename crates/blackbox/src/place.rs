@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
@@ -17,11 +18,22 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The folder that was chosen instead of the one in the environment.
+static CHOSEN: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Takes binaries from `folder` from now on; from the one in the environment if that is `None`.
+/// For whoever compares two builds in one process.
+pub fn choose_binaries(folder: Option<PathBuf>) {
+    *CHOSEN.lock().unwrap_or_else(PoisonError::into_inner) = folder;
+}
+
 /// The built binary `name` in the folder that `cargo xtask test` names.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let folder = std::env::var_os("SELVEDGE_BIN")
+    let chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let folder = chosen
+        .or_else(|| std::env::var_os("SELVEDGE_BIN").map(PathBuf::from))
         .context("SELVEDGE_BIN is not set; run these tests with `cargo xtask test`")?;
-    let path = PathBuf::from(folder).join(name);
+    let path = folder.join(name);
     ensure!(path.is_file(), "{} is not built; run `cargo xtask test`", path.display());
     Ok(path)
 }

@@ -34,14 +34,21 @@ pub struct Call {
     pub ended: usize,
     /// What it returned; negative for an error.
     pub result: i64,
+    /// The rest of its line: what was written, as far as the tracer was told to show it.
+    pub rest: String,
 }
 
 impl Tracer {
     /// Attaches to all threads of `pid`; the trace goes to `file`.
     pub fn attach(pid: u32, file: &Path) -> Result<Self> {
+        Self::attach_showing(pid, file, 0)
+    }
+
+    /// The same; the first `bytes` of what each call reads or writes are shown.
+    pub fn attach_showing(pid: u32, file: &Path, bytes: usize) -> Result<Self> {
         let words = file.with_extension("strace.log");
         let strace = Command::new("strace")
-            .args(["-f", "-yy", "-s", "0", "-e", CALLS, "-o"])
+            .args(["-f", "-yy", "-s", &bytes.to_string(), "-e", CALLS, "-o"])
             .arg(file)
             .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
@@ -142,7 +149,10 @@ fn beginning(text: &str, place: usize) -> Option<Call> {
         .map(|(at, _)| at)
         .find(|&at| rest[at + 1..].starts_with([',', ')', ' ']) || rest.len() == at + 1)?;
     let target = rest[..end].to_owned();
-    Some(Call { name: name.to_owned(), target, begun: place, ended: place, result: -1 })
+    let name = name.to_owned();
+    // Only writes to files are looked into.
+    let rest = if name.starts_with("pwrite") { rest[end..].to_owned() } else { String::new() };
+    Some(Call { name, target, begun: place, ended: place, result: -1, rest })
 }
 
 #[cfg(test)]

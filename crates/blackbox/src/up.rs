@@ -160,6 +160,7 @@ impl Up {
         for interface in self.interfaces()? {
             found.push(format!("interface {interface}"));
         }
+        found.extend(empty_parents()?);
         for id in self.containers()? {
             let mut places = vec![
                 Path::new("/run/selvedge/netns").join(&id),
@@ -281,4 +282,25 @@ fn row(line: &str) -> Option<Row> {
     let body = serde_json::from_str(message["body"].as_str()?).ok()?;
     let output = text(&message["systemProperties"]["outputName"]);
     Some(Row { module: text(&message["moduleId"]), output, body })
+}
+
+/// Folders of the whole machine that engines share, and that hold nothing of any engine: the last
+/// one should have taken them away.
+fn empty_parents() -> Result<Vec<String>> {
+    let is_empty = |folder: &Path| {
+        let inside = fs::read_dir(folder)
+            .map(|entries| entries.flatten().filter(|entry| entry.path().is_dir()).count());
+        inside.is_ok_and(|count| count == 0)
+    };
+    let mut groups = vec![PathBuf::from("/sys/fs/cgroup/selvedge")];
+    for entry in fs::read_dir("/sys/fs/cgroup")? {
+        groups.push(entry?.path().join("selvedge"));
+    }
+    let mut found: Vec<PathBuf> = groups.into_iter().filter(|group| is_empty(group)).collect();
+    let machine = Path::new("/run/selvedge");
+    let namespaces = machine.join("netns");
+    if machine.exists() && (!namespaces.exists() || is_empty(&namespaces)) {
+        found.push(machine.to_owned());
+    }
+    Ok(found.iter().map(|folder| format!("folder {}", folder.display())).collect())
 }

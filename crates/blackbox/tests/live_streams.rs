@@ -21,11 +21,14 @@ const CUT_BY: Duration = Duration::from_secs(50);
 /// Longest silence of a stream that is told ten small messages a second, at most four times a
 /// second; far below the time that a slow one is waited for.
 const SILENCE_MS_MAX: u64 = 5000;
-/// Further rounds of opening and closing all streams. What one leaves is used again by the next;
-/// the allocator may need a few until each of its arenas has had its share.
-const ROUNDS_MAX: usize = 6;
-/// What a round adds once memory is level; forgotten streams would add ten times as much.
-const LEVEL_KIB: u64 = 1024;
+/// Rounds of opening and closing all streams. What one leaves is used again by the next; the
+/// allocator may need a few until each of its arenas has had its share.
+const ROUNDS: usize = 20;
+/// Rounds of these that do not count: the arenas fill.
+const ROUNDS_WARM: usize = 4;
+/// What a round may add, by the slope over all that count. A forgotten stream holds its queue,
+/// some 40 KiB; two forgotten in a round of two hundred would be more than this.
+const SLOPE_KIB_MAX: f64 = 64.0;
 
 /// The hub's side of its HTTPS connections, as the kernel tells: how many stand, and the bytes
 /// that wait in it.
@@ -143,19 +146,39 @@ fn of_two_hundred_browsers_those_that_take_nothing_are_cut_and_harm_nobody() -> 
     scratch.passed()
 }
 
-/// Opens and closes all streams until a round adds nothing to `before`.
+/// Opens and closes all streams twenty times; the memory of the hub may have no slope.
 fn levels_off(before: u64, browsers: &mut Script, hub: &Hub) -> Result<()> {
     let mut rounds = vec![before];
-    let grows = |rounds: &[u64]| match rounds {
-        [.., older, newer] => *newer > older + LEVEL_KIB,
-        _ => true,
-    };
-    while grows(&rounds) {
-        ensure!(rounds.len() <= ROUNDS_MAX, "memory grows with every round: {rounds:?} KiB");
+    for _ in 0..ROUNDS {
         browsers.ask(json!({"do": "open", "quick": QUICK, "slow": SLOW}), SOON)?;
         rounds.push(close_all(browsers, hub)?);
     }
+    let found = slope(&rounds[ROUNDS_WARM..]);
+    println!("streams: {found:.1} KiB more each round, over {rounds:?} KiB");
+    ensure!(found <= SLOPE_KIB_MAX, "each round adds {found:.1} KiB: {rounds:?} KiB");
     Ok(())
+}
+
+/// The median of the slopes between any two rounds (Theil and Sen): a single step of the
+/// allocator, early or late, does not move it; what every round adds does.
+fn slope(rounds: &[u64]) -> f64 {
+    let at = |place: usize| rounds[place] as f64;
+    let mut slopes: Vec<f64> = (0..rounds.len())
+        .flat_map(|from| (from + 1..rounds.len()).map(move |to| (from, to)))
+        .map(|(from, to)| (at(to) - at(from)) / (to - from) as f64)
+        .collect();
+    slopes.sort_by(f64::total_cmp);
+    slopes[slopes.len() / 2]
+}
+
+#[test]
+fn a_slope_is_what_every_round_adds_and_no_single_step() {
+    let check = |rounds: Vec<u64>, expected: f64| {
+        assert!((slope(&rounds) - expected).abs() < 1e-9, "{rounds:?}: {}", slope(&rounds));
+    };
+    check((0..17).map(|round| 5000 + 40 * round).collect(), 40.0);
+    check((0..17).map(|round| if round < 3 { 5000 } else { 9000 }).collect(), 0.0);
+    check((0..17).map(|round| 5000 - round % 2).collect(), 0.0);
 }
 
 /// Ends every stream; the memory of the hub once it has noticed, in KiB.

@@ -1,6 +1,7 @@
 //! Under strace: between the read that holds a publish and the write that holds its PUBACK
 //! lies a completed sync of the file that holds the message.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,6 +84,142 @@ fn every_puback_of_the_router_is_written_after_the_message_was_synced() -> Resul
     edge.stop()?;
     hub.stop()?;
     scratch.passed()
+}
+
+/// Senders of the test with a window.
+const SENDERS: usize = 3;
+/// Messages in flight on each connection: as many as stock SDKs have at most.
+const WINDOW: usize = 64;
+const WINDOW_PUBLISHES: usize = 800;
+/// What is written before the trace, so that the segment's end comes within it: bytes of a
+/// message, and how many. The hub's segments have 16 MiB.
+const FILL_BYTES: usize = 200 * 1024;
+const FILL_COUNT: usize = 76;
+/// More than one write of the journal has at this load.
+const SHOWN_BYTES: usize = 1 << 20;
+/// A record of TLS 1.3 beside what is in it: header, kind, tag.
+const RECORD_BYTES: usize = 22;
+/// A PUBACK.
+const PUBACK_BYTES: usize = 4;
+
+/// Sixty-four messages in flight on each of three connections, and a journal that goes on to
+/// its next segment meanwhile: whatever is batched, no PUBACK leaves before its own message is
+/// synced. What a write to the journal holds is read from the trace; how many PUBACKs a write to
+/// a socket holds, from its length.
+#[test]
+fn with_a_window_on_three_connections_and_over_segments_no_puback_comes_first() -> Result<()> {
+    let scratch = Scratch::new("sync-window")?;
+    let mut hub = Hub::start(scratch.path(), Door::Stock)?;
+    fill(&hub, &scratch)?;
+    let mut senders = Vec::new();
+    for number in 0..SENDERS {
+        let name = format!("traced-{number}");
+        let secret = hub.create_device(&name)?;
+        let options = json!({
+            "port": MQTT_PORT, "ca": hub.ca(), "window": WINDOW, "count": WINDOW_PUBLISHES,
+            "pad": PAD_BYTES, "tag": format!("from-{number}-"), "hold": true, "linger": 600,
+            "acks": scratch.path().join(format!("acks-{number}")),
+        });
+        let args = [options.to_string()];
+        let mut sender = Script::start("sender.py", &name, scratch.path(), args, &secret)?;
+        let connected = sender.event_of("connected", Duration::from_secs(20))?;
+        senders.push((sender, connected["port"].as_u64().context("no port")?));
+    }
+    let tracer = Tracer::attach_showing(hub.pid()?, &scratch.path().join("trace"), SHOWN_BYTES)?;
+    for (sender, _) in &mut senders {
+        sender.tell(json!({"do": "go"}))?;
+    }
+    for (sender, _) in &mut senders {
+        sender.event_of("finished", LIMIT)?;
+    }
+    let calls = tracer.finish()?;
+    let synced = synced(&calls);
+    for (number, (_, port)) in senders.iter().enumerate() {
+        let tag = format!("from-{number}-");
+        let (writes, acks) = check_window(&calls, &synced, *port, &tag)?;
+        // Both ends of the scale: they are batched, and all were looked at.
+        ensure!(acks == WINDOW_PUBLISHES, "{tag}: {acks} PUBACKs in {writes} writes");
+        ensure!(writes < acks, "{tag}: nothing was batched, {writes} writes");
+        println!("sync: {tag} {acks} PUBACKs in {writes} writes, each after its sync");
+    }
+    let segments: BTreeSet<&str> = synced.values().map(|(file, _)| file.as_str()).collect();
+    ensure!(segments.len() > 1, "the journal stayed in {segments:?}");
+    drop(senders);
+    hub.stop()?;
+    scratch.passed()
+}
+
+/// Brings the hub's journal near to the end of its segment.
+fn fill(hub: &Hub, scratch: &Scratch) -> Result<()> {
+    let secret = hub.create_device("filler")?;
+    let options = json!({
+        "port": MQTT_PORT, "ca": hub.ca(), "window": 4, "count": FILL_COUNT, "pad": FILL_BYTES,
+        "acks": scratch.path().join("acks-filler"),
+    });
+    let args = [options.to_string()];
+    let mut filler = Script::start("sender.py", "filler", scratch.path(), args, &secret)?;
+    filler.event_of("finished", LIMIT)?;
+    Ok(())
+}
+
+/// The file of each message and the place in the trace where a sync of it was complete, by what
+/// is written at the beginning of its body: sender and number.
+fn synced(calls: &[Call]) -> BTreeMap<String, (String, usize)> {
+    let mut found = BTreeMap::new();
+    for write in calls.iter().filter(|call| call.name.starts_with("pwrite") && call.result > 0) {
+        let sync = calls.iter().find(|sync| {
+            ["fsync", "fdatasync"].contains(&sync.name.as_str())
+                && sync.target == write.target
+                && sync.begun > write.ended
+                && sync.result == 0
+        });
+        let Some(sync) = sync else { continue };
+        for (at, _) in write.rest.match_indices("from-") {
+            // `from-0-17 ....`
+            let name = write.rest[at..].split(' ').next().unwrap_or_default();
+            found.entry(name.to_owned()).or_insert_with(|| (write.target.clone(), sync.ended));
+        }
+    }
+    found
+}
+
+/// Goes through the writes to the socket of the sender that says `tag`; how many there were and
+/// how many PUBACKs they held. The messages of one sender are acknowledged in their order.
+fn check_window(
+    calls: &[Call],
+    synced: &BTreeMap<String, (String, usize)>,
+    port: u64,
+    tag: &str,
+) -> Result<(usize, usize)> {
+    let (own, peer) = (format!(":{MQTT_PORT}->"), format!(":{port}]"));
+    let writes = calls.iter().filter(|call| {
+        call.target.starts_with("TCP")
+            && call.target.contains(&own)
+            && call.target.ends_with(&peer)
+            && ["write", "writev", "sendto", "sendmsg"].contains(&call.name.as_str())
+            && call.result > 0
+    });
+    let (mut count, mut acks) = (0, 0);
+    for write in writes {
+        let bytes = usize::try_from(write.result)?;
+        let inside = bytes.checked_sub(RECORD_BYTES).context("less than a record")?;
+        ensure!(inside.is_multiple_of(PUBACK_BYTES), "{bytes} bytes are no record of PUBACKs");
+        count += 1;
+        let before = acks;
+        acks += inside / PUBACK_BYTES;
+        for number in before + 1..=acks.min(WINDOW_PUBLISHES) {
+            let message = format!("{tag}{number}");
+            let (_, at) = synced.get(&message).with_context(|| format!("{message} unsynced"))?;
+            ensure!(
+                *at < write.begun,
+                "the PUBACK of {message} was written at line {}, its sync ended at line {}",
+                write.begun + 1,
+                at + 1
+            );
+        }
+    }
+    // The last message says "end" and is not among them.
+    Ok((count, acks.min(WINDOW_PUBLISHES)))
 }
 
 /// Counts the writes to the sender's socket, up to [`PUBLISHES`]; each must have read, write and

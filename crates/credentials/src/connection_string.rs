@@ -143,6 +143,7 @@ mod tests {
         check("HostName=h;Key=v", Fault::UnknownKey("Key".into()));
         check("HostName=h;HostName=h", Fault::Twice("HostName"));
         check("HostName=h;DeviceId=a/b", Fault::Id("DeviceId", InvalidId::Character('/')));
-        check(&"x".repeat(5000), Fault::TooLong);
+        check(&"x".repeat(CONNECTION_STRING_BYTES_MAX), Fault::NoValue(1));
+        check(&"x".repeat(CONNECTION_STRING_BYTES_MAX + 1), Fault::TooLong);
     }
 }

@@ -114,6 +114,6 @@ mod tests {
     fn a_life_without_length_is_due_and_a_long_one_is_looked_at_every_hour() {
         check((5, 5), None, 5, Renewal::Due);
         check((5, 1), None, 5, Renewal::Due);
-        check((0, 60 * 24 * 3650), None, 1, minutes(60));
+        check((0, 60 * 24 * 3650), None, 1, Renewal::Wait(LOOK_AGAIN_MAX));
     }
 }

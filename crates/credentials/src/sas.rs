@@ -298,4 +298,18 @@ mod tests {
         check("1795427940.5", WallTime(1_795_427_940_000));
         check("99999999999999999999", WallTime(i64::MAX));
     }
+
+    #[test]
+    fn a_token_may_be_as_long_as_its_limit_and_no_longer() {
+        let key = SymmetricKey::parse("a2V5").unwrap();
+        let of = |resource: usize| {
+            let text = SasToken::sign(&"h".repeat(resource), None, WallTime(1000), &key);
+            text.expose_str().unwrap().to_owned()
+        };
+        let spare = TOKEN_BYTES_MAX - of(0).len();
+        assert_eq!(of(spare).len(), TOKEN_BYTES_MAX, "a signature has no + or / here");
+        SasToken::parse(&of(spare)).unwrap();
+        let long = format!("{}&skn={}", of(1), "p".repeat(TOKEN_BYTES_MAX));
+        assert_eq!(SasToken::parse(&long).unwrap_err(), InvalidToken::Form);
+    }
 }

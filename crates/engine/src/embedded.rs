@@ -555,6 +555,7 @@ impl Backend for EmbeddedEngine {
         if let Err(error) = self.network.leave() {
             warn!(%error, "the bridge stays");
         }
+        monitor::remove_empty_parents();
     }
 
     fn read_log(

@@ -349,4 +349,46 @@ mod tests {
         let page = read_page(&folder.path().join("x"), &LogQuery::default(), None).unwrap();
         assert!(page.lines.is_empty() && page.done);
     }
+
+    #[test]
+    fn lines_pages_and_tails_reach_their_limits_and_no_more() {
+        let limits = LogLimits { max_size: 64 << 20, max_file: 2 };
+        let (folder, mut writer) = written(0, limits);
+        let long = "x".repeat(2 * LINE_BYTES_MAX + 1) + "\n";
+        writer.take(LogSource::Stdout, long.as_bytes(), WallTime(0)).unwrap();
+        let page = read_page(folder.path(), &LogQuery::default(), None).unwrap();
+        let lengths: Vec<usize> = page.lines.iter().map(|line| line.text.len()).collect();
+        assert_eq!(lengths.iter().max(), Some(&LINE_BYTES_MAX), "{lengths:?}");
+        assert_eq!(lengths.iter().sum::<usize>(), 2 * LINE_BYTES_MAX + 1);
+        for _ in 0..2 * PAGE_BYTES_MAX / LINE_BYTES_MAX {
+            let whole = "y".repeat(LINE_BYTES_MAX - 1) + "\n";
+            writer.take(LogSource::Stdout, whole.as_bytes(), WallTime(0)).unwrap();
+        }
+        let page = read_page(folder.path(), &LogQuery::default(), None).unwrap();
+        let bytes: usize = page.lines.iter().map(|line| line.text.len()).sum();
+        assert!(!page.done && bytes <= PAGE_BYTES_MAX + LINE_BYTES_MAX, "{bytes}");
+        assert!(bytes + LINE_BYTES_MAX >= PAGE_BYTES_MAX, "{bytes}");
+    }
+
+    #[test]
+    fn a_tail_has_so_many_lines_and_no_more() {
+        let (folder, _writer) = {
+            let limits = LogLimits { max_size: 64 << 20, max_file: 2 };
+            let (folder, mut writer) = written(0, limits);
+            let all = "z\n".repeat(usize::try_from(TAIL_LINES_MAX).unwrap() + 3);
+            writer.take(LogSource::Stdout, all.as_bytes(), WallTime(0)).unwrap();
+            (folder, writer)
+        };
+        let query = LogQuery { tail: Some(u64::MAX), ..LogQuery::default() };
+        let (mut cursor, mut lines) = (None, 0);
+        loop {
+            let page = read_page(folder.path(), &query, cursor).unwrap();
+            lines += page.lines.len() as u64;
+            cursor = page.cursor;
+            if page.done {
+                break;
+            }
+        }
+        assert_eq!(lines, TAIL_LINES_MAX);
+    }
 }

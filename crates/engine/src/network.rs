@@ -179,7 +179,10 @@ mod tests {
         assert!(one.len() > 16);
         assert_ne!(one.first(), candidates("/tmp/x/engine", None).first());
         for candidate in &one {
-            assert!(candidate.bridge.len() <= 15 && candidate.bridge.starts_with("selvedge"));
+            assert!(
+                candidate.bridge.len() == INTERFACE_BYTES_MAX
+                    && candidate.bridge.starts_with("selvedge")
+            );
             assert!(candidate.network.to_string().starts_with("172.29."));
         }
         let wanted: Subnet = "10.9.0.0/24".parse().unwrap();

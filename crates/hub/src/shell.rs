@@ -42,7 +42,7 @@ const TABLES_FILE: &str = "hub.db";
 /// The file of the policies' keys within the data folder.
 const POLICIES_FILE: &str = "policies.json";
 /// Most lanes: what one journal record may name.
-const PARTITIONS_MAX: u16 = 64;
+pub(crate) const PARTITIONS_MAX: u16 = 64;
 
 /// A link into the console that works once.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ mod disk;
 mod durability;
 mod fleet;
 mod hostile;
+mod limits;
 mod live;
 mod messages;
 mod operators;

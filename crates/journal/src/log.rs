@@ -19,6 +19,8 @@ mod writer;
 
 pub use reader::{Bounds, ReadBatch, Reader};
 pub use recovery::{Damage, Recovered};
+#[cfg(test)]
+pub(crate) use writer::BATCH_BYTES_MAX;
 pub use writer::Log;
 
 pub(crate) use frame::record_bytes as frame_bytes;

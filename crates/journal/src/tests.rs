@@ -5,6 +5,7 @@ use bytes::Bytes;
 mod damage;
 mod faults;
 mod fuzz;
+mod limits;
 mod lives;
 mod mutations;
 mod oracle;

@@ -177,13 +177,14 @@ mod tests {
         check("sensor-1", Ok(()));
         check("-:.+%_#*?!(),=@;$'", Ok(()));
         check("$edgeAgent", Ok(()));
-        check(&"x".repeat(128), Ok(()));
+        check(&"x".repeat(ID_LEN_MAX), Ok(()));
         check("", Err(InvalidId::Empty));
         check("a/b", Err(InvalidId::Character('/')));
         check("a b", Err(InvalidId::Character(' ')));
         check("a&b", Err(InvalidId::Character('&')));
         check("größe", Err(InvalidId::Character('ö')));
-        check(&"x".repeat(129), Err(InvalidId::TooLong(129)));
+        let long = ID_LEN_MAX + 1;
+        check(&"x".repeat(long), Err(InvalidId::TooLong(long)));
     }
 
     #[test]

@@ -374,4 +374,19 @@ mod tests {
         let InvalidRoutes::Fields(faults) = refused.unwrap_err() else { panic!() };
         assert_eq!(faults.len(), 3);
     }
+
+    #[test]
+    fn routes_and_priorities_may_reach_their_limits_and_no_more() {
+        let up = "FROM /messages/* INTO $upstream";
+        let routes = |count: usize, priority: u64| {
+            let route = json!({ "route": up, "priority": priority });
+            let all: Map<_, _> = (0..count).map(|at| (format!("r{at}"), route.clone())).collect();
+            parse(&json!({ "schemaVersion": "1.1", "routes": all }))
+        };
+        assert_eq!(routes(ROUTES_MAX, PRIORITY_MAX).unwrap().routes.len(), ROUTES_MAX);
+        let said = routes(ROUTES_MAX + 1, 0).unwrap_err().to_string();
+        assert!(said.contains(&format!("{} routes; at most", ROUTES_MAX + 1)), "{said}");
+        let said = routes(1, PRIORITY_MAX + 1).unwrap_err().to_string();
+        assert!(said.contains(&format!("from 0 to {PRIORITY_MAX}")), "{said}");
+    }
 }

@@ -106,4 +106,12 @@ mod tests {
         let patch = Acknowledgements::of(Version(1)).into_patch(&Map::new()).0;
         assert_eq!(Value::Object(patch), json!({ "unknownProperties": null }));
     }
+
+    #[test]
+    fn so_many_unknown_names_are_told_and_no_more() {
+        let desired = (0..UNKNOWN_NAMES_MAX + 5).map(|at| (format!("u{at:03}"), json!(1)));
+        let patch = Acknowledgements::of(Version(1)).into_patch(&desired.collect()).0;
+        let told = patch[UNKNOWN_PROPERTIES].as_array().unwrap();
+        assert_eq!(told.len(), UNKNOWN_NAMES_MAX);
+    }
 }

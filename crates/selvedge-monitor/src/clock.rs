@@ -15,6 +15,12 @@ pub(crate) fn deadline(span: Duration) -> Instant {
     Instant::now() + span
 }
 
+/// How long ago `moment` was.
+#[expect(clippy::disallowed_methods, reason = "this file is the clock")]
+pub(crate) fn since(moment: Instant) -> Duration {
+    Instant::now().saturating_duration_since(moment)
+}
+
 /// How long until `deadline`; zero if it has passed.
 #[expect(clippy::disallowed_methods, reason = "this file is the clock")]
 pub(crate) fn until(deadline: Instant) -> Duration {

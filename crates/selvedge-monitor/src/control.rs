@@ -99,3 +99,37 @@ pub(crate) fn accept(listener: &UnixListener, clients: &mut Vec<Client>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_clients_are_heard_and_the_next_ones_are_hung_up_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let listener = listen(&path).unwrap();
+        let dial = || UnixStream::connect(&path).unwrap();
+        let held: Vec<UnixStream> = (0..CLIENTS_MAX).map(|_| dial()).collect();
+        let mut one_more = dial();
+        let mut clients = Vec::new();
+        accept(&listener, &mut clients);
+        assert_eq!(clients.len(), CLIENTS_MAX);
+        assert_eq!(one_more.read(&mut [0]).unwrap(), 0, "it is told by the end of its stream");
+        drop(held);
+        assert!(clients.iter_mut().all(|client| client.read().is_none()));
+    }
+
+    #[test]
+    fn a_request_may_be_as_long_as_its_limit_and_no_longer() {
+        let check = |bytes: usize, heard: bool| {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let mut client = Client { stream: near, pending: Vec::new(), waits: false };
+            far.write_all(&vec![b' '; bytes]).unwrap();
+            assert_eq!(client.read().is_some(), heard, "{bytes}");
+        };
+        check(REQUEST_BYTES_MAX, true);
+        check(REQUEST_BYTES_MAX + 1, false);
+    }
+}

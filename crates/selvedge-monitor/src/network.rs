@@ -8,6 +8,7 @@
 //! | `private` | `netns` | a pinned namespace with `lo` only |
 //! | `detach` | `netns`, `host_interface` if it has one | neither |
 //! | `release` | `owner`, `bridge` | no such bridge, unless something is attached to it: `in_use` |
+//! | `tidy` | | no folder of the machine for locks and namespaces, unless somebody has one there |
 //!
 //! Every request has `"version": 1`, says `{"ok": true, …}` or `{"ok": false, "error": "…"}`, and
 //! may be repeated: what is there already is left alone, what is half there is made whole.
@@ -20,8 +21,9 @@ mod namespace;
 mod survey;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -63,6 +65,7 @@ enum Request {
     Private { netns: PathBuf },
     Detach { netns: PathBuf, host_interface: Option<Interface> },
     Release { owner: Owner, bridge: Interface },
+    Tidy {},
 }
 
 /// A bridge that could be made.
@@ -197,7 +200,7 @@ fn parse(text: &str) -> Result<Request, String> {
         Request::Attach(Attachment { netns, .. })
         | Request::Private { netns }
         | Request::Detach { netns, .. } => netns,
-        Request::Bridge { .. } | Request::Release { .. } => return Ok(request),
+        Request::Bridge { .. } | Request::Release { .. } | Request::Tidy {} => return Ok(request),
     };
     if netns.is_absolute() {
         return Ok(request);
@@ -222,26 +225,53 @@ fn serve(request: &Request) -> Result<Value, String> {
             Ok(json!({"ok": true}))
         }
         Request::Release { owner, bridge } => release(owner, bridge),
+        Request::Tidy {} => {
+            tidy(Path::new(LOCK));
+            Ok(json!({"ok": true}))
+        }
     }
 }
 
 /// One change at a time on the whole machine.
 fn turn() -> Result<Flock<File>, String> {
-    let path = Path::new(LOCK);
-    let failed = |error: std::io::Error| format!("{LOCK}: {error}");
-    fs::create_dir_all(path.parent().unwrap_or(path)).map_err(failed)?;
     let deadline = clock::deadline(LOCK_WAIT_MAX);
-    let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
-    let mut file = open().map_err(failed)?;
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => return Ok(held),
-            Err(_) if clock::until(deadline).is_zero() => {
+        let tried = try_turn(Path::new(LOCK)).map_err(|error| format!("{LOCK}: {error}"))?;
+        match tried {
+            Some(held) => return Ok(held),
+            None if clock::until(deadline).is_zero() => {
                 return Err(format!("{LOCK}: another change of the network does not end"));
             }
-            Err((back, _)) => file = back,
+            None => std::thread::sleep(LOCK_TRY_EVERY),
         }
-        std::thread::sleep(LOCK_TRY_EVERY);
+    }
+}
+
+fn try_turn(path: &Path) -> std::io::Result<Option<Flock<File>>> {
+    fs::create_dir_all(path.parent().unwrap_or(path))?;
+    let file = match OpenOptions::new().create(true).truncate(false).write(true).open(path) {
+        // The folder went in between.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let Ok(held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+    // Whoever tidied up took the file away; a lock on that one keeps nobody out.
+    let own = held.metadata()?;
+    let is_there =
+        fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino()));
+    Ok(is_there.then_some(held))
+}
+
+/// Takes away what is the whole machine's, if nobody has a namespace there: the folder with the
+/// lock, which the caller holds.
+fn tidy(lock: &Path) {
+    let gone = |removed: std::io::Result<()>| match removed {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(()) => true,
+    };
+    // Somebody else's container, or a folder that somebody looks into, keeps it all.
+    if gone(fs::remove_dir(lock.with_file_name("netns"))) && gone(fs::remove_file(lock)) {
+        fs::remove_dir(lock.parent().unwrap_or(lock)).ok();
     }
 }
 
@@ -385,5 +415,32 @@ mod tests {
         check("172.29.7.1/24", [172, 29, 7, 0], [172, 29, 7, 255]);
         check("10.1.2.3/8", [10, 0, 0, 0], [10, 255, 255, 255]);
         check("10.1.2.3/30", [10, 1, 2, 0], [10, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_folder_of_the_machine_goes_with_its_last_namespace_and_a_lock_on_it_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = root.path().join("selvedge/network.lock");
+        let held = try_turn(&lock).unwrap().expect("nobody else has it");
+        assert!(try_turn(&lock).unwrap().is_none(), "one change at a time");
+        let pinned = lock.with_file_name("netns").join("one");
+        fs::create_dir_all(&pinned).unwrap();
+        tidy(&lock);
+        assert!(pinned.exists() && lock.exists(), "somebody has a namespace");
+        fs::remove_dir(&pinned).unwrap();
+        tidy(&lock);
+        assert!(!root.path().join("selvedge").exists());
+        // Whoever comes now makes a new file, whose lock does not wait for the old one's.
+        let again = try_turn(&lock).unwrap().expect("the file is a new one");
+        drop((held, again));
+    }
+
+    #[test]
+    fn names_may_be_as_long_as_the_kernel_allows() {
+        let check = |good: usize, parse: &dyn Fn(&str) -> bool| {
+            assert!(parse(&"x".repeat(good)) && !parse(&"x".repeat(good + 1)), "{good}");
+        };
+        check(INTERFACE_BYTES_MAX, &|text| text.parse::<Interface>().is_ok());
+        check(OWNER_BYTES_MAX, &|text| text.parse::<Owner>().is_ok());
     }
 }

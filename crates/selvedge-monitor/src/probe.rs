@@ -9,11 +9,13 @@ use std::time::Duration;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrIn;
 
-use crate::{start, sys};
+use crate::{clock, start, sys};
 
 /// How often a call is tried, and how long lies between two tries.
 const DIALS_MAX: u32 = 200;
 const DIAL_EVERY: Duration = Duration::from_millis(50);
+/// Where user time stands in `/proc/self/stat` behind the name; system time follows.
+const TICKS_USER: usize = 11;
 
 /// Does what `words` say and ends.
 pub(crate) fn run(words: &[&str]) -> ExitCode {
@@ -29,6 +31,9 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             let len = mebibytes.parse::<usize>().unwrap_or(0) * 1024 * 1024;
             start::say(&format!("{}", std::hint::black_box(vec![1_u8; len]).len()));
         }
+        ["forks", most] => forks(most.parse().unwrap_or(0)),
+        ["files", most] => files(most.parse().unwrap_or(0)),
+        ["burn", millis] => burn(millis.parse().unwrap_or(0)),
         ["refused"] => refused(),
         ["cat", path] => start::say(&fs::read_to_string(path).unwrap_or_default()),
         ["interfaces"] => interfaces(),
@@ -39,6 +44,63 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         _ => return ExitCode::from(98),
     }
     ExitCode::SUCCESS
+}
+
+/// Starts children until it may not, or `most`; prints how many, and what the kernel said.
+fn forks(most: usize) {
+    let mut children = Vec::new();
+    let mut said = "nothing".to_owned();
+    while children.len() < most {
+        match std::process::Command::new("/proc/self/exe").args(["probe", "sleep"]).spawn() {
+            Ok(child) => children.push(child),
+            Err(error) => {
+                said = error.to_string();
+                break;
+            }
+        }
+    }
+    start::say(&format!("{} {said}", children.len()));
+    for child in &mut children {
+        child.kill().ok();
+        child.wait().ok();
+    }
+}
+
+/// Opens files until it may not, or `most`; prints how many, and what the kernel said.
+fn files(most: usize) {
+    let mut open = Vec::new();
+    let mut said = "nothing".to_owned();
+    while open.len() < most {
+        match fs::File::open("/proc/self/status") {
+            Ok(file) => open.push(file),
+            Err(error) => {
+                said = error.to_string();
+                break;
+            }
+        }
+    }
+    let count = open.len();
+    // The line needs no descriptor, but whoever prints it may.
+    drop(open);
+    start::say(&format!("{count} {said}"));
+}
+
+/// Works until it has had `millis` of the processor; prints how long that took, in milliseconds.
+fn burn(millis: u64) {
+    let begun = clock::deadline(Duration::ZERO);
+    while processor_millis() < millis {
+        std::hint::black_box((0..100_000_u64).fold(0, |sum: u64, it| sum.wrapping_mul(31) ^ it));
+    }
+    start::say(&format!("{}", clock::since(begun).as_millis()));
+}
+
+/// What this process has had of the processor; the kernel counts in hundredths of a second.
+fn processor_millis() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<&str> = behind.split_whitespace().collect();
+    let of = |at: usize| fields.get(at).and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+    (of(TICKS_USER) + of(TICKS_USER + 1)) * 10
 }
 
 fn interfaces() {

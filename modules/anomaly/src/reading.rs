@@ -181,6 +181,18 @@ mod tests {
     }
 
     #[test]
+    fn values_beyond_the_limit_are_dropped_on_both_sides() {
+        let body = format!(
+            r#"{{"seq":1,"run":"r","time":"1970-01-01T00:00:00Z","a":{VALUE_ABS_MAX:e},"b":-{VALUE_ABS_MAX:e},
+            "c":{0:e},"d":-{0:e}}}"#,
+            VALUE_ABS_MAX * 1.01
+        );
+        let reading = parse(body.as_bytes()).unwrap();
+        let names: Vec<&str> = reading.metrics.iter().map(|(name, _)| &**name).collect();
+        assert_eq!((names.as_slice(), reading.dropped), (["a", "b"].as_slice(), 2));
+    }
+
+    #[test]
     fn metrics_past_the_limit_are_dropped_and_counted() {
         let numbers = vec!["1"; METRICS_MAX + 3].join(",");
         let body =

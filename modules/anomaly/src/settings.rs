@@ -215,7 +215,7 @@ mod tests {
             ("metrics", json!(["cpu", 5]), "name 1 is no text"),
             ("metrics", json!(["cpu..x"]), "name 0 is no path"),
             ("metrics", json!([""]), "name 0 is no path"),
-            ("metrics", json!(["x".repeat(129)]), "name 0 is no path"),
+            ("metrics", json!(["x".repeat(NAME_BYTES_MAX + 1)]), "name 0 is no path"),
         ] {
             let mut settings = Settings::default();
             let applied = apply(&mut settings, &json!({ name: value }));

@@ -325,6 +325,9 @@ mod tests {
         check("RestartModule", r#"{"schemaVersion":"1.0","id":"m","x":1}"#, "\"x\" is unknown");
         let logs = |rest: &str| format!(r#"{{"schemaVersion":"1.0",{rest}}}"#);
         check("GetModuleLogs", &logs(r#""items":7"#), "items: must be");
+        let many = vec![r#"{"id":"m"}"#; LOG_ITEMS_MAX + 1].join(",");
+        let words = format!("items: at most {LOG_ITEMS_MAX}");
+        check("GetModuleLogs", &logs(&format!(r#""items":[{many}]"#)), &words);
         check("GetModuleLogs", &logs(r#""items":[],"encoding":"gzip""#), "only none");
         check("GetModuleLogs", &logs(r#""items":[],"contentType":"xml""#), "text and json");
         let filter = |filter: &str| logs(&format!(r#""items":{{"id":"m","filter":{filter}}}"#));

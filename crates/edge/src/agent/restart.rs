@@ -116,8 +116,10 @@ mod tests {
             let exit = Exit { failed: true, at: Some(at(0)), is_earlier: false };
             let judge = |now| judge(RestartPolicy::Always, exit, history, now);
             assert_eq!(judge(at(seconds)), Verdict::Wait(at(seconds)), "restart {restarts}");
+            assert!(u64::try_from(seconds).unwrap() <= COOL_OFF_MAX.as_secs());
             assert_eq!(judge(at(seconds + 1)), Verdict::Restart, "restart {restarts}");
         }
+        assert_eq!(cool_off(RESTARTS_MAX - 1), COOL_OFF_MAX);
         let history = History { restarts: RESTARTS_MAX, last_restart: None };
         let exit = Exit { failed: true, at: Some(at(0)), is_earlier: false };
         assert_eq!(judge(RestartPolicy::Always, exit, history, at(9999)), Verdict::GiveUp);

@@ -220,4 +220,28 @@ mod tests {
         copy.handle_read(known(4).known.unwrap());
         assert_eq!(copy.known.unwrap().desired_version, Version(5));
     }
+
+    #[test]
+    fn what_waits_for_the_hub_may_reach_its_limit_and_no_more() {
+        let mut copy = known(1);
+        // Deleted and made again under another name, it takes room and the section does not.
+        let large = |name: usize, value: Value| {
+            let names =
+                (0..8).map(|at| (format!("{name:03}-{at}{}", "n".repeat(1000)), value.clone()));
+            TwinPatch(names.collect())
+        };
+        let mut round = 0;
+        let refused = loop {
+            assert!(round < 100, "no limit was reached");
+            let made = copy.handle_reported(&large(round, json!(1)));
+            let gone = copy.handle_reported(&large(round, Value::Null));
+            if let Err(fault) = made.and(gone) {
+                break fault;
+            }
+            round += 1;
+        };
+        let TwinFault::Large { bytes, most, .. } = refused else { panic!("{refused}") };
+        assert!(most == PENDING_BYTES_MAX && bytes > most, "{bytes} {most}");
+        assert!(copy.pending.bytes() <= PENDING_BYTES_MAX);
+    }
 }

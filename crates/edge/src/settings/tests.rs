@@ -288,3 +288,11 @@ fn what_is_wrong_is_refused_with_its_place() {
         "config.toml [selvedge]: queue_bytes_max must be",
     );
 }
+
+#[test]
+fn a_configuration_may_be_as_long_as_its_limit_and_no_longer() {
+    let of = |bytes: usize| format!("{GOOD}#{}", "x".repeat(bytes - GOOD.len() - 1));
+    Settings::parse(&of(SETTINGS_BYTES_MAX)).unwrap();
+    let said = Settings::parse(&of(SETTINGS_BYTES_MAX + 1)).unwrap_err().to_string();
+    assert!(said.contains(&format!("at most {SETTINGS_BYTES_MAX} are read")), "{said}");
+}

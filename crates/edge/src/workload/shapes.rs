@@ -277,7 +277,7 @@ mod tests {
         let decrypt: Read = |body| decrypt(body).map(drop);
         let server: Read = |body| server(body).map(drop);
         let identity: Read = |body| identity(body).map(drop);
-        let long = "A".repeat(4 * 90);
+        let long = "A".repeat(VECTOR_BYTES_MAX.next_multiple_of(3) / 3 * 4);
         for (read, body, words) in [
             (sign, json!(7), "the body is not as"),
             (sign, json!({ "keyId": "primary", "algo": "HMACSHA256" }), "missing field `data`"),
@@ -293,7 +293,7 @@ mod tests {
             (
                 encrypt,
                 json!({ "plaintext": "", "initializationVector": long }),
-                "has 270 bytes; at most 256",
+                "has 258 bytes; at most 256",
             ),
             (encrypt, json!({ "plaintext": "?", "initializationVector": "aXY=" }), "plaintext: is"),
             (decrypt, json!({ "plaintext": "", "initializationVector": "aXY=" }), "missing field"),
@@ -305,7 +305,11 @@ mod tests {
             (server, json!({ "expiration": "x" }), "missing field `commonName`"),
             (server, json!({ "commonName": "" }), "commonName: is empty"),
             (server, json!({ "commonName": "a b" }), "neither a DNS name nor an address"),
-            (server, json!({ "commonName": "x".repeat(65) }), "has 65 characters; at most 64"),
+            (
+                server,
+                json!({ "commonName": "x".repeat(COMMON_NAME_CHARS_MAX + 1) }),
+                "has 65 characters; at most 64",
+            ),
             (server, json!({ "commonName": "a", "expiration": "soon" }), "expiration: \"soon\""),
             (identity, json!({ "expiration": 7 }), "invalid type"),
         ] {
@@ -322,6 +326,7 @@ mod tests {
             assert_eq!(read.unwrap().common_name, name);
         };
         check("gateway");
+        check(&"x".repeat(COMMON_NAME_CHARS_MAX));
         check("Gateway.example.com");
         check("10.0.0.7");
         check("fe80::1");
@@ -337,6 +342,6 @@ mod tests {
         check("My_Module.2-x-", "mymodule2-x");
         check("9lives", "lives");
         check("_", "");
-        check(&"a".repeat(70), &"a".repeat(63));
+        check(&"a".repeat(LABEL_CHARS_MAX + 7), &"a".repeat(LABEL_CHARS_MAX));
     }
 }

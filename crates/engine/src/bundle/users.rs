@@ -136,4 +136,19 @@ mod tests {
         std::os::unix::fs::symlink(secret.path(), folder.path().join("etc/passwd")).unwrap();
         assert!(find(folder.path(), "evil", &[]).is_err());
     }
+
+    #[test]
+    fn of_a_file_of_the_image_so_much_is_read_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        let before = usize::try_from(FILE_BYTES_MAX).unwrap();
+        let user = "app:x:10:20:::\n";
+        let check = |padding: usize, known: bool| {
+            let text = format!("{}\n{user}", "#".repeat(padding - 1));
+            std::fs::write(folder.path().join("etc/passwd"), text).unwrap();
+            assert_eq!(find(folder.path(), "app", &[]).is_ok(), known, "{padding}");
+        };
+        check(before - user.len(), true);
+        check(before, false);
+    }
 }

@@ -2,6 +2,15 @@ use super::*;
 
 const OPEN: Policy = Policy { privileged: true, engine_sockets: true };
 
+#[test]
+fn options_may_be_as_long_as_their_limit_and_no_longer() {
+    let of = |bytes: usize| format!("{{}}{}", " ".repeat(bytes - 2));
+    parse(&of(CREATE_OPTIONS_BYTES_MAX));
+    let long = of(CREATE_OPTIONS_BYTES_MAX + 1);
+    let said = CreateOptions::parse(&long, Policy::default()).unwrap_err().to_string();
+    assert!(said.contains(&format!("longer than {CREATE_OPTIONS_BYTES_MAX} bytes")), "{said}");
+}
+
 fn parse(text: &str) -> CreateOptions {
     CreateOptions::parse(text, Policy::default()).unwrap_or_else(|error| panic!("{text}: {error}"))
 }

@@ -229,6 +229,17 @@ pub(super) fn kill_group(id: &str) {
     }
 }
 
+/// Removes the groups above those of containers, where no engine of this machine has one left:
+/// the kernel keeps what is not empty.
+pub(super) fn remove_empty_parents() {
+    let parent = CGROUP_PARENT.trim_start_matches('/');
+    let base = Path::new("/sys/fs/cgroup");
+    fs::remove_dir(base.join(parent)).ok();
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        fs::remove_dir(entry.path().join(parent)).ok();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -156,6 +156,11 @@ impl Network {
             Some(leases) => self.release(&leases).map(drop),
             None => Ok(()),
         });
+        // What engines share goes with the last of them.
+        let left = left.and_then(|()| match Path::new(NAMESPACES).parent() {
+            Some(folder) if folder.exists() => self.ask(json!({"op": "tidy"})).map(drop),
+            _ => Ok(()),
+        });
         // Others may open the folder again, also while this engine is there.
         self.open.relock(FlockArg::LockShared).map_err(|error| self.failed(error))?;
         left

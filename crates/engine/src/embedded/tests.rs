@@ -223,6 +223,58 @@ fn the_memory_limit_holds_and_its_breach_is_told() {
     engine.remove("m").unwrap();
 }
 
+/// What a container prints that runs `words` under the limits of `host`.
+fn felt(words: &[&str], host: serde_json::Value) -> String {
+    let (folder, engine) = bench();
+    import(folder.path(), &engine);
+    engine.create(&spec("m", words, host)).unwrap();
+    engine.start("m").unwrap();
+    let state = end(&engine, "m");
+    let said = lines(&engine, "m");
+    assert_eq!((state.exit_code, said.len()), (Some(0), 1), "{state:?} {said:?}");
+    engine.remove("m").unwrap();
+    said.into_iter().next().unwrap()
+}
+
+/// A number, and what the kernel said when it went no further.
+fn count(said: &str) -> (u64, &str) {
+    let (number, words) = said.split_once(' ').unwrap();
+    (number.parse().unwrap(), words)
+}
+
+#[test]
+fn the_limit_of_processes_is_felt_inside() {
+    let said = felt(&["forks", "12"], json!({"PidsLimit": 5}));
+    let (children, words) = count(&said);
+    assert_eq!(children, 4, "with itself that is five: {said}");
+    assert!(words.contains("temporarily unavailable"), "{said}");
+    let said = felt(&["forks", "12"], json!({}));
+    assert_eq!(said, "12 nothing", "the control");
+}
+
+#[test]
+fn the_limit_of_open_files_is_felt_inside() {
+    let limit = json!({"Ulimits": [{"Name": "nofile", "Soft": 16, "Hard": 16}]});
+    let said = felt(&["files", "40"], limit);
+    let (files, words) = count(&said);
+    // Standard input, output and errors are open already.
+    assert_eq!(files, 13, "{said}");
+    assert!(words.contains("Too many open files"), "{said}");
+    assert_eq!(felt(&["files", "40"], json!({})), "40 nothing", "the control");
+}
+
+/// Twenty milliseconds of every hundred: a tenth of a second of work takes four tenths at least,
+/// for the first share is there at once. A busy machine only makes it longer.
+#[test]
+fn the_limit_of_the_processor_is_felt_inside() {
+    for host in
+        [json!({"NanoCpus": 200_000_000}), json!({"CpuQuota": 20_000, "CpuPeriod": 100_000})]
+    {
+        let took: u64 = felt(&["burn", "100"], host.clone()).parse().unwrap();
+        assert!(took >= 350, "{host}: {took} ms");
+    }
+}
+
 #[test]
 fn what_cannot_run_is_refused_and_leaves_nothing() {
     let (folder, engine) = bench();
@@ -234,7 +286,8 @@ fn what_cannot_run_is_refused_and_leaves_nothing() {
     let good = || spec("m", &["exit", "0"], json!({}));
     check(ModuleSpec { image: "other:1".to_owned(), ..good() }, "not on this device");
     check(ModuleSpec { name: "../m".to_owned(), ..good() }, "name must be");
-    check(ModuleSpec { name: "m".repeat(100), ..good() }, "bytes");
+    let long = format!("over {FOLDER_BYTES_MAX}");
+    check(ModuleSpec { name: "m".repeat(FOLDER_BYTES_MAX), ..good() }, &long);
     check(
         ModuleSpec {
             create_options: r#"{"User":"ghost","HostConfig":{"NetworkMode":"host"}}"#.to_owned(),

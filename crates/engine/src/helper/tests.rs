@@ -111,3 +111,20 @@ async fn callers_that_no_longer_wait_for_changes_leave_room_for_everybody_else()
     }
     closer.shutdown(std::net::Shutdown::Both).unwrap();
 }
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_ends_the_connection_before_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = ProcessEngine::open(folder.path(), [].into(), world()).unwrap();
+    let engine: Arc<dyn crate::backend::Backend> = Arc::new(engine);
+    let (mut near, far) = UnixStream::pair().unwrap();
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    world().spawner.offload(Box::new(move || {
+        sender.send(serve(far.into(), engine, &world())).unwrap();
+    }));
+    // Of the frame itself nothing comes: whoever waited for it, or made room, would stay.
+    let length = u32::try_from(FRAME_BYTES_MAX + 1).unwrap();
+    std::io::Write::write_all(&mut near, &length.to_be_bytes()).unwrap();
+    let error = ended.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
+}

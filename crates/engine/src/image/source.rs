@@ -14,7 +14,7 @@ use crate::error::EngineError;
 /// Most bytes of a whole archive, uncompressed.
 pub const ARCHIVE_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// Most files in an archive; one per blob, so far more than any image has.
-const ARCHIVE_ENTRIES_MAX: usize = 10_000;
+pub(super) const ARCHIVE_ENTRIES_MAX: usize = 10_000;
 /// Longest manifest, configuration or index, in bytes.
 pub const DOCUMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The two first bytes of every gzip stream.

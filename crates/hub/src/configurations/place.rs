@@ -339,4 +339,11 @@ mod tests {
             of_syntax(&text, 1, 7);
         }
     }
+
+    #[test]
+    fn a_text_is_read_to_the_depth_of_the_limit_and_no_deeper() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Node::parse(&nested(DEPTH_MAX)).is_some());
+        assert!(Node::parse(&nested(DEPTH_MAX + 1)).is_none());
+    }
 }

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use model::commit::{CommitFault, CommitFaults, CommitStage};
@@ -10,8 +11,8 @@ use rusqlite::Connection;
 use serde_json::Value;
 use testkit::world::Host;
 
-use crate::connections::EXPIRY_LOOK;
 use crate::connections::ledger::{ACTIVITY_SLICE_ROWS_MAX, ACTIVITY_STEP};
+use crate::connections::{Connections, EXPIRY_LOOK, WAITING_MAX};
 use crate::registry::Ordinal;
 use crate::tests::{Machine, Running, resource, token};
 
@@ -184,4 +185,24 @@ async fn activity_that_met_a_full_disk_is_written_when_there_is_room() {
     r.kill().await;
     let r = machine.start(2);
     assert_eq!(time(&r, "lastActivityTime").await, active);
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Wake for Counted {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn so_many_wait_for_somebody_to_connect_and_beyond_it_all_look_again() {
+    let connections = Connections::new(1);
+    let woken = Arc::new(AtomicUsize::new(0));
+    let wait = || connections.wait(&Waker::from(Arc::new(Counted(Arc::clone(&woken)))));
+    (0..WAITING_MAX).for_each(|_| wait());
+    assert_eq!(woken.load(Ordering::Relaxed), 0);
+    wait();
+    assert_eq!(woken.load(Ordering::Relaxed), WAITING_MAX);
+    assert_eq!(connections.lock().waiting.len(), 1);
 }

@@ -159,4 +159,23 @@ mod tests {
         assert!(!census.handle_slice(part(5), Some(Ordinal(5))));
         assert_eq!(census.counts(), (&part(7), true));
     }
+
+    #[test]
+    fn so_many_failing_modules_are_named_and_all_are_counted() {
+        let mut counts = Counts::default();
+        for at in 0..TOP_MAX + 5 {
+            let failing = FailingModule {
+                device_id: format!("d{at:02}"),
+                module_id: "m".to_owned(),
+                runtime_status: "failed".to_owned(),
+                exit_code: Some(1),
+                description: None,
+            };
+            counts.add(Tally { reported: 1, running: 0, failing: vec![failing] });
+        }
+        assert_eq!(
+            (counts.modules.failing, counts.modules.top.len()),
+            (TOP_MAX as u64 + 5, TOP_MAX)
+        );
+    }
 }

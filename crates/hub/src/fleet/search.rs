@@ -260,7 +260,14 @@ mod tests {
         check(&[("connection", "up")], "neverSeen");
         check(&[("tag", "a..b=1")], "path=value");
         check(&[("tag", "")], "path=value");
-        check(&[("tag", "a"); 9], "at most 8");
-        check(&[("search", &"x".repeat(129))], "at most 128");
+        let many = [("tag", "a"); TAGS_MAX + 1];
+        check(&many, &format!("at most {TAGS_MAX}"));
+        search(&[("tag", "a"); TAGS_MAX]).unwrap();
+        let long = "x".repeat(SEARCH_BYTES_MAX + 1);
+        check(&[("search", &long)], &format!("at most {SEARCH_BYTES_MAX}"));
+        search(&[("search", &long[1..])]).unwrap();
+        let long = "x".repeat(TAG_BYTES_MAX + 1);
+        check(&[("tag", &long)], &format!("at most {TAG_BYTES_MAX}"));
+        search(&[("tag", &long[1..])]).unwrap();
     }
 }

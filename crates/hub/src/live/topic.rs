@@ -146,4 +146,17 @@ mod tests {
         check("telemetry:d?x >", "at position 3");
         check(&format!("device:{}", "x".repeat(10_000)), "at most 9216 bytes");
     }
+
+    #[test]
+    fn a_topic_may_be_as_long_as_its_limit_and_no_longer() {
+        let of = |bytes: usize| {
+            let start = "telemetry:d?x = 1";
+            format!("{start}{}", " ".repeat(bytes - start.len()))
+        };
+        // The condition in it has a limit of its own, which a shorter topic reaches first.
+        let long = Topic::parse(&of(TOPIC_BYTES_MAX + 1)).unwrap_err().to_string();
+        assert!(long.contains(&format!("at most {TOPIC_BYTES_MAX} bytes")), "{long}");
+        let within = Topic::parse(&of(TOPIC_BYTES_MAX)).unwrap_err().to_string();
+        assert!(within.contains("at most 8192 fit"), "{within}");
+    }
 }

@@ -21,7 +21,7 @@ use crate::storage::fleet;
 use crate::storage::writer::Writing;
 
 /// Most calls in one page of the history.
-const CALLS_PAGE_MAX: u64 = 200;
+pub(crate) const CALLS_PAGE_MAX: u64 = 200;
 
 /// POST `/twins/{d}[/modules/{m}]/methods`.
 pub(crate) async fn invoke(call: Call, identity: IdentityId) -> Outcome {

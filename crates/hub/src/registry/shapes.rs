@@ -250,4 +250,22 @@ mod tests {
             Err("certificateAuthority is not offered by this hub"),
         );
     }
+
+    #[test]
+    fn what_people_write_beside_an_entry_may_be_as_long_as_its_limit() {
+        let device = |length: usize| {
+            let body = Device { status_reason: Some("ä".repeat(length)), ..Device::default() };
+            wanted_device(body, &"d".parse().unwrap()).map(drop)
+        };
+        device(STATUS_REASON_LEN_MAX).unwrap();
+        let reason = device(STATUS_REASON_LEN_MAX + 1).unwrap_err().reason;
+        assert!(reason.contains("statusReason"), "{reason}");
+        let module = |length: usize| {
+            let body = Module { managed_by: Some("m".repeat(length)), ..Module::default() };
+            wanted_module(body, &"d/m".parse().unwrap()).map(drop)
+        };
+        module(MANAGED_BY_LEN_MAX).unwrap();
+        let reason = module(MANAGED_BY_LEN_MAX + 1).unwrap_err().reason;
+        assert!(reason.contains("managedBy"), "{reason}");
+    }
 }

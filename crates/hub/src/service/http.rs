@@ -46,9 +46,9 @@ use crate::telemetry;
 use crate::twins;
 
 /// Largest body, in bytes: a deployment with every module's twin full.
-const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest body of an exchange, in bytes.
-const EXCHANGE_BYTES_MAX: usize = 1024;
+pub(crate) const EXCHANGE_BYTES_MAX: usize = 1024;
 /// Most calls of policies and browsers at a time.
 pub(crate) const CALLS_MAX: usize = 1024;
 /// Most calls of devices at a time: they may shut out one another, and nobody else.

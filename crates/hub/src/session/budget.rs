@@ -85,4 +85,14 @@ mod tests {
         assert!(budget.poll_ready(&mut cx).is_ready());
         assert!(budget.take(1000), "one batch alone always fits");
     }
+
+    #[test]
+    fn the_whole_hub_holds_so_many_bytes_and_no_more() {
+        let budget = Budget::new(HUB_BYTES_MAX);
+        let part = u32::try_from(HUB_BYTES_MAX / 64).unwrap();
+        assert!((0..64).all(|_| budget.take(part)));
+        assert!(!budget.take(1));
+        (0..32).for_each(|_| budget.give(part));
+        assert!(budget.take(part));
+    }
 }

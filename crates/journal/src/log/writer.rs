@@ -24,7 +24,7 @@ const FRESH: &str = "fresh";
 /// The segment kept for cursors when the disk is full.
 const RESERVE: &str = "reserve";
 /// Most bytes of one write; readers of a segment and senders wait for no more than that.
-const BATCH_BYTES_MAX: u64 = 8 << 20;
+pub(crate) const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of a segment that a batch leaves free for header and lanes.
 const SEGMENT_SPARE: u64 = 4 * 1024;
 

@@ -55,7 +55,7 @@ pub const HOST_FIELDS: &[&str] = &[
 ];
 
 /// Fields of one module that are told; more of them are a document of another kind.
-const TOLD_MAX: usize = 8;
+pub(super) const TOLD_MAX: usize = 8;
 
 /// The paths of what Docker does not know, in `options` and its `HostConfig`, at most
 /// [`TOLD_MAX`]; names are told apart without regard to case, as Docker does.

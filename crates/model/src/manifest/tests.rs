@@ -127,7 +127,7 @@ fn create_options_that_docker_does_not_know_are_told_and_no_fault() {
     check(r#"{"HostConfig":{"Bind":["/a:/b"],"Binds":[]}}"#, &["HostConfig.Bind"]);
     check(r#"{"createOptions":{"Env":[]}}"#, &["createOptions"]);
     let many: Vec<_> = (0..99).map(|at| format!("\"x{at:02}\":1")).collect();
-    let first: Vec<_> = (0..8).map(|at| format!("x{at:02}")).collect();
+    let first: Vec<_> = (0..create_options::TOLD_MAX).map(|at| format!("x{at:02}")).collect();
     let first: Vec<&str> = first.iter().map(String::as_str).collect();
     check(&format!("{{{}}}", many.join(",")), &first);
 }
@@ -141,4 +141,49 @@ fn all_faults_come_in_one_answer() {
     let InvalidManifest::Faults(faults) = parse(&value).unwrap_err() else { panic!() };
     let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
     assert_eq!(paths, ["runtime.type", "modules.m.status", "modules.m.typo"]);
+}
+
+#[test]
+fn what_is_counted_may_reach_its_limit_and_no_more() {
+    let check = |make: &dyn Fn(&mut Value, usize), most: usize, words: &str| {
+        let mut value = good();
+        make(&mut value, most);
+        parse(&value).unwrap_or_else(|refused| panic!("{words} at {most}: {refused}"));
+        let mut value = good();
+        make(&mut value, most + 1);
+        let refused = parse(&value).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+    };
+    let modules = |value: &mut Value, count: usize| {
+        let one = value["modules"]["m"].clone();
+        let all = (0..count).map(|at| (format!("m{at}"), one.clone()));
+        value["modules"] = Value::Object(all.collect());
+    };
+    check(&modules, MODULES_MAX, &format!("at most {MODULES_MAX}"));
+    let variables = |value: &mut Value, count: usize| {
+        let all = (0..count).map(|at| (format!("V{at}"), json!({ "value": "x" })));
+        value["modules"]["m"]["env"] = Value::Object(all.collect());
+    };
+    check(&variables, VARIABLES_MAX, &format!("more than {VARIABLES_MAX} variables"));
+    // One document in as many pieces: `[`, blanks, `]` would do, but it must be an object.
+    let pieces = |value: &mut Value, count: usize| {
+        let settings = &mut value["modules"]["m"]["settings"];
+        settings["createOptions"] = json!("{");
+        for at in 1..count {
+            let last = at + 1 == CREATE_OPTIONS_PIECES_MAX;
+            settings[format!("createOptions{at:02}")] = json!(if last { "}" } else { " " });
+        }
+    };
+    let unread = format!("createOptions{CREATE_OPTIONS_PIECES_MAX}: is unknown");
+    check(&pieces, CREATE_OPTIONS_PIECES_MAX, &unread);
+}
+
+#[test]
+fn an_answer_lists_so_many_faults_and_no_more() {
+    let mut value = good();
+    for at in 0..fields::FAULTS_MAX + 5 {
+        value["modules"]["m"][format!("typo{at}")] = json!(1);
+    }
+    let InvalidManifest::Faults(faults) = parse(&value).unwrap_err() else { panic!() };
+    assert_eq!(faults.len(), fields::FAULTS_MAX);
 }

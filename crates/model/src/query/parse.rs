@@ -8,7 +8,7 @@ use super::lexer::{Kind, Token};
 use super::{QUERY_DEPTH_MAX, QueryError};
 
 /// How deep parentheses may nest; redundant ones cost no height of the tree.
-const PARENTHESES_MAX: usize = 2 * QUERY_DEPTH_MAX;
+pub(super) const PARENTHESES_MAX: usize = 2 * QUERY_DEPTH_MAX;
 
 /// Most notices of one expression; more of them say nothing new.
 pub(crate) const NOTICES_MAX: usize = 8;

@@ -355,10 +355,11 @@ fn hostile_nesting_is_refused_and_long_chains_are_not() {
     let deep = |open: &str, close: &str, times: usize| {
         Expression::parse(&format!("{}true{}", open.repeat(times), close.repeat(times)))
     };
-    assert!(deep("(", ")", 100).is_ok());
+    assert!(deep("(", ")", parse::PARENTHESES_MAX).is_ok());
+    assert!(deep("(", ")", parse::PARENTHESES_MAX + 1).is_err());
     assert!(deep("(", ")", 3000).is_err());
-    assert!(deep("NOT ", "", 60).is_ok());
-    assert!(deep("NOT ", "", 70).is_err());
+    assert!(deep("NOT ", "", QUERY_DEPTH_MAX - 1).is_ok());
+    assert!(deep("NOT ", "", QUERY_DEPTH_MAX).is_err());
     assert!(deep("is_null(", ")", 900).is_err());
     assert!(Expression::parse(&format!("1{} = 1", " + 1".repeat(2000))).is_err());
     assert!(Expression::parse(&format!("a{}", " OR a".repeat(1500))).is_ok());

@@ -143,3 +143,44 @@ fn value_bytes(value: &Value) -> usize {
         Value::Object(inner) => object_bytes(inner),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(value: Value) -> Map<String, Value> {
+        let Value::Object(map) = value else { panic!("{value} is no object") };
+        map
+    }
+
+    #[test]
+    fn keys_and_texts_may_be_as_long_as_their_limits_and_no_longer() {
+        let check = |key: usize, text: usize, expected: Result<(), TwinFault>| {
+            let patch = map(json!({ "k".repeat(key): "x".repeat(text) }));
+            assert_eq!(check_shape(&patch), expected, "{key} {text}");
+        };
+        check(KEY_BYTES_MAX, STRING_BYTES_MAX, Ok(()));
+        let long = TwinFault::TextLong("k".repeat(KEY_BYTES_MAX));
+        check(KEY_BYTES_MAX, STRING_BYTES_MAX + 1, Err(long));
+        check(KEY_BYTES_MAX + 1, 1, Err(TwinFault::KeyLong("k".repeat(40))));
+    }
+
+    /// A section of exactly `bytes`, in texts that are short enough.
+    fn section(bytes: usize) -> Map<String, Value> {
+        let (whole, rest) = ((bytes - 1) / STRING_BYTES_MAX, (bytes - 1) % STRING_BYTES_MAX);
+        let mut texts = vec!["x".repeat(STRING_BYTES_MAX); whole];
+        texts.push("x".repeat(rest));
+        map(json!({ "k": texts }))
+    }
+
+    #[test]
+    fn sections_may_be_as_large_as_their_limits_and_no_larger() {
+        for (name, most) in [("tags", TAGS_BYTES_MAX), ("desired", PROPERTIES_BYTES_MAX)] {
+            assert_eq!(check_size(name, &section(most), most), Ok(()));
+            let large = TwinFault::Large { section: name, bytes: most + 1, most };
+            assert_eq!(check_size(name, &section(most + 1), most), Err(large));
+        }
+    }
+}

@@ -387,3 +387,15 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, file: &File) -> io::Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_may_be_as_long_as_its_limit_and_no_longer() {
+        let of = |bytes: usize| inside(&vec![b'p'; bytes]);
+        assert!(of(PATH_BYTES_MAX).is_ok());
+        assert!(of(PATH_BYTES_MAX + 1).is_err());
+    }
+}

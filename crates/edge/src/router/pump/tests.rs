@@ -25,9 +25,9 @@ fn an_empty_queue_means_waiting_for_work() {
 #[test]
 fn the_window_is_bounded_and_answers_open_it() {
     let mut pump = Pump::new();
-    for _ in 0..3 {
-        assert_eq!(pump.poll(at(0)), Step::Fetch(256));
-        pump.handle_fetched(256, 256);
+    for _ in 0..IN_FLIGHT_MAX / FETCH_RECORDS {
+        assert_eq!(pump.poll(at(0)), Step::Fetch(FETCH_RECORDS));
+        pump.handle_fetched(FETCH_RECORDS, FETCH_RECORDS);
     }
     assert_eq!(pump.poll(at(0)), Step::Wait);
     assert_eq!(pump.handle_answer((&id("a"), 1), None, at(0), 0), Fate::Arrived);

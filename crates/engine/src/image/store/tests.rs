@@ -7,6 +7,8 @@ use crate::embedded::tests::monitor_program;
 use crate::image::archive::{
     ImageContent, LayerFile, architecture, layer, write_files, write_oci_archive,
 };
+use crate::image::import::{IMAGES_MAX, LAYERS_MAX};
+use crate::image::source::{ARCHIVE_ENTRIES_MAX, DOCUMENT_BYTES_MAX};
 
 fn content(reference: &str, bytes: &[u8]) -> ImageContent {
     let base = layer(&[LayerFile { path: "base", mode: 0o644, content: b"base" }]).unwrap();
@@ -207,4 +209,26 @@ fn archives_of_no_kind_are_refused_in_words() {
     );
     check(&archive(&[("index.json", &index)]), "is not in the archive");
     check(&archive(&[("index.json", r#"{"manifests":[]}"#), ("index.json", "")]), "twice");
+    let names: Vec<String> = (0..=ARCHIVE_ENTRIES_MAX).map(|at| format!("f{at}")).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    check(&archive(&files), &format!("more than {ARCHIVE_ENTRIES_MAX} files"));
+    let large = " ".repeat(usize::try_from(DOCUMENT_BYTES_MAX).unwrap() + 1);
+    check(&archive(&[("index.json", &large)]), &format!("larger than {DOCUMENT_BYTES_MAX} bytes"));
+    let entry = format!(r#"{{"digest":"sha256:{hex}","mediaType":""}}"#);
+    let index = format!(r#"{{"manifests":[{}]}}"#, vec![&*entry; IMAGES_MAX + 1].join(","));
+    check(&archive(&[("index.json", &index)]), &format!("more than {IMAGES_MAX} images"));
+}
+
+#[test]
+fn an_image_may_have_so_many_layers_and_no_more() {
+    let bench = Bench::new();
+    let of = |count: usize| {
+        let mut image = content("many:1", b"x");
+        let one = image.layers.last().unwrap().clone();
+        image.layers = vec![one; count];
+        oci(&image)
+    };
+    let said = bench.import(&of(LAYERS_MAX + 1)).unwrap_err().to_string();
+    assert!(said.contains(&format!("more than {LAYERS_MAX} layers")), "{said}");
+    bench.import(&of(LAYERS_MAX)).unwrap();
 }

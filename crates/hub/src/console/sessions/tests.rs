@@ -162,3 +162,13 @@ fn tokens_and_sessions_are_bounded_and_the_oldest_goes() {
     assert_eq!(bench.door.list(at(1)).len(), SESSIONS_MAX);
     assert!(bench.door.check(text(&oldest), at(1)).is_none());
 }
+
+#[test]
+fn of_what_a_browser_calls_itself_so_much_is_kept() {
+    let mut bench = Bench::new();
+    let token = bench.token(at(0));
+    let name = "ü".repeat(USER_AGENT_CHARS_MAX + 7);
+    let from = (Some(address(1)), Some(name.as_str()));
+    let (session, _) = bench.door.exchange(&token, from, at(0), &bench.random).unwrap();
+    assert_eq!(session.user_agent.unwrap().chars().count(), USER_AGENT_CHARS_MAX);
+}

@@ -20,7 +20,7 @@ use crate::topics::device;
 use crate::topics::filter::Filter;
 
 /// Longest topic or filter, in bytes. Source: MQTT 3.1.1, 1.5.3.
-const TEXT_BYTES_MAX: usize = u16::MAX as usize;
+pub(super) const TEXT_BYTES_MAX: usize = u16::MAX as usize;
 
 impl Session {
     /// Sends what may be sent now, in the order of the requests.

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::{Connect, LEVEL, Packet, PacketId, Publish, Qos};
 
-const FIELD_LEN_MAX: usize = u16::MAX as usize;
+pub(super) const FIELD_LEN_MAX: usize = u16::MAX as usize;
 
 pub(super) fn packet(packet: &Packet<'_>, out: &mut BytesMut) {
     match packet {

@@ -122,7 +122,7 @@ fn a_field_too_long_for_mqtt_is_cut_on_a_character() {
     };
     let bytes = bytes_of(&Packet::Publish(packet));
     let Ok(Frame::Whole { packet: Packet::Publish(read), .. }) = decode(&bytes) else { panic!() };
-    assert_eq!(read.topic.len(), 65_534);
+    assert_eq!(read.topic.len(), encode::FIELD_LEN_MAX - 1, "ä has two bytes");
 }
 
 proptest! {
@@ -145,4 +145,18 @@ proptest! {
             prop_assert!(end < len && len <= bytes.len());
         }
     }
+}
+
+#[test]
+fn a_subscription_may_have_so_many_filters_and_no_more() {
+    let check = |count: usize, good: bool| {
+        let filters = vec![("a", Qos::AtMostOnce); count];
+        let bytes = bytes_of(&Packet::Subscribe { id: id(1), filters });
+        let read = decode(&bytes);
+        assert_eq!(read.is_ok(), good, "{count}: {read:?}");
+        let bytes = bytes_of(&Packet::Unsubscribe { id: id(1), filters: vec!["a"; count] });
+        assert_eq!(decode(&bytes).is_ok(), good, "{count}");
+    };
+    check(FILTERS_MAX, true);
+    check(FILTERS_MAX + 1, false);
 }

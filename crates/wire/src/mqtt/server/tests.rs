@@ -1,7 +1,7 @@
 use model::feature::Feature;
 use model::method::{MethodCallId, MethodRequest};
 use model::twin::Version;
-use model::waist::Delivery;
+use model::waist::{BATCH_BYTES_MAX, Delivery};
 
 use super::*;
 use crate::mqtt::packet::Will;
@@ -438,4 +438,41 @@ fn a_peer_that_takes_nothing_of_a_full_output_is_given_up_and_a_slow_one_is_not(
     assert!(session.poll(Now::default()).is_none());
     session.handle_timeout(Tick(180 * SECOND));
     assert_eq!(ended(&mut session), Some(Ending::KeepAlive));
+}
+
+#[test]
+fn who_does_not_log_in_in_time_is_given_up() {
+    let due = Tick(5).after(CONNECT_TIMEOUT);
+    let mut session = Session::new(Tick(5));
+    assert_eq!(session.poll_timeout(), due);
+    // A drop now and then is no CONNECT: it does not buy time.
+    session.handle_bytes(Tick(due.0 - 1), &[0x10]);
+    session.handle_timeout(due);
+    assert_eq!(run(&mut session).1, Some(Ending::ConnectTimeout));
+}
+
+#[test]
+fn so_many_messages_are_in_flight_to_a_client_and_no_more() {
+    let mut session = open(&subscribed(&[Filter::CloudToDevice]));
+    let most = u16::try_from(IN_FLIGHT_MAX).unwrap();
+    for token in 0..most {
+        assert_eq!(session.credit().messages, most - token);
+        session.handle_event(message(token.into()));
+    }
+    written(&mut session);
+    assert_eq!(session.credit().messages, 0);
+    session.handle_bytes(Tick(0), &bytes_of(&[Packet::PubAck(PacketId::MIN)]));
+    assert!(matches!(batch(&mut session)[..], [DeviceRequest::Settle { .. }]));
+    assert_eq!(session.credit().messages, 1);
+}
+
+#[test]
+fn one_batch_has_so_many_bytes_and_no_more_than_one_message_beyond() {
+    let mut session = open(&FeatureSet::new());
+    let body = vec![b'x'; model::message::MESSAGE_BYTES_MAX - 100];
+    let one = publish("devices/d/messages/events/", 1, &body);
+    let fits = BATCH_BYTES_MAX.div_ceil(body.len());
+    session.handle_bytes(Tick(0), &bytes_of(&vec![one; fits + 2]));
+    assert_eq!(batch(&mut session).len(), fits);
+    assert_eq!(batch(&mut session).len(), 2);
 }
