@@ -17,7 +17,7 @@ pub const LAYERS_MAX: usize = 127;
 /// Most bytes of one layer as it lies in the archive.
 const LAYER_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Most images in one archive.
-pub(super) const IMAGES_MAX: usize = 32;
+const IMAGES_MAX: usize = 32;
 
 /// An image an archive holds, its documents checked against their digests, layers not yet read.
 #[derive(Debug)]
