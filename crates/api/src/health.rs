@@ -21,6 +21,14 @@ pub struct Health {
     pub partitions: u16,
     /// Telemetry messages taken since the start.
     pub messages_accepted: u64,
+    /// How often requests of devices waited since the start, because the whole hub held as many
+    /// bytes of them as it may.
+    #[serde(default)]
+    pub requests_full: u64,
+    /// How often answers to devices were refused since the start, because the whole hub held as
+    /// many bytes of them for devices that do not take them as it may.
+    #[serde(default)]
+    pub answers_full: u64,
     /// The console's streams.
     pub live: LiveTotals,
     /// Descriptors and listeners of the process; absent if the hub runs without listeners.
@@ -121,6 +129,9 @@ pub struct ListenerTotals {
     pub late: u64,
     /// Connections that ended because the peer sent more than it may.
     pub too_large: u64,
+    /// Connections cut off because the peer took nothing of what waited for it.
+    #[serde(default)]
+    pub deaf: u64,
 }
 
 /// Telemetry that was lost to a damaged segment.

@@ -3,10 +3,10 @@
 
 pub(crate) mod ledger;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use model::time::{Now, Tick, WallTime};
@@ -14,6 +14,7 @@ use model::waist::{CloseReason, Epoch};
 use model::world::{Turn, Worker};
 
 use self::ledger::Ledger;
+use crate::expiry::{Due, Expiries, LeaseKey, Right};
 use crate::registry::Ordinal;
 use crate::session::effect::Effect;
 use crate::session::shell::Shared;
@@ -40,14 +41,48 @@ pub(crate) struct Connections {
 #[derive(Debug, Default)]
 struct Inner {
     sessions: HashMap<Ordinal, Arc<Shared>>,
-    /// When to look at whom: one entry for each open session whose rights end some day.
-    expiries: BTreeSet<(WallTime, Ordinal)>,
+    /// When to look at whom: one entry for each open session or stream whose rights end some day.
+    expiries: Expiries,
     devices: u64,
     stopping: bool,
     /// Wakes whoever waits for somebody to connect.
     waiting: Vec<Waker>,
     /// Wakes the wheel.
     wheel: Option<Waker>,
+}
+
+impl Inner {
+    /// Whom to wake because something ends at `at`, before all that is known.
+    fn wheel_before(&self, at: WallTime) -> Option<Waker> {
+        let first = self.expiries.next().is_none_or(|first| at < first);
+        self.wheel.clone().filter(|_| first)
+    }
+}
+
+/// The right of a stream to go on; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    key: LeaseKey,
+    right: Arc<Right>,
+    connections: Arc<Connections>,
+}
+
+impl Lease {
+    /// Whether what the stream was let in with has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.right.is_over()
+    }
+
+    /// Ready once it has.
+    pub(crate) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        self.right.poll_over(cx)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.connections.lock().expiries.remove_lease(self.key);
+    }
 }
 
 /// What is known of an identity right now.
@@ -216,6 +251,18 @@ impl Connections {
         wheel.iter().for_each(Waker::wake_by_ref);
     }
 
+    /// The right to go on until `at`, for whoever was let in with a claim that ends then.
+    pub(crate) fn lease(self: &Arc<Self>, at: WallTime) -> Lease {
+        let (key, right, wheel) = {
+            let mut inner = self.lock();
+            let wheel = inner.wheel_before(at);
+            let (key, right) = inner.expiries.add_lease(at);
+            (key, right, wheel)
+        };
+        wheel.into_iter().for_each(Waker::wake);
+        Lease { key, right, connections: Arc::clone(self) }
+    }
+
     /// Whom to wake when an expiry comes earlier than known.
     pub(crate) fn set_wheel(&self, waker: Waker) {
         self.lock().wheel = Some(waker);
@@ -246,12 +293,15 @@ impl Connections {
         loop {
             let session = {
                 let mut inner = self.lock();
-                let (at, ord) = *inner.expiries.first()?;
-                if at > now.wall {
-                    return Some(at);
+                match inner.expiries.pop(now.wall) {
+                    None => return inner.expiries.next(),
+                    Some(Due::Session(ord)) => inner.sessions.get(&ord).cloned(),
+                    Some(Due::Lease(right)) => {
+                        drop(inner);
+                        right.end();
+                        continue;
+                    }
                 }
-                inner.expiries.pop_first();
-                inner.sessions.get(&ord).cloned()
             };
             // One that was renewed in between has a later entry.
             let is_over = |session: &Arc<Shared>| {
@@ -323,7 +373,7 @@ impl Connections {
         ledger.note(ord, now.tick);
     }
 
-    /// How many sessions are looked at when their rights end.
+    /// How many sessions and streams are looked at when their rights end.
     #[cfg(test)]
     pub(crate) fn expiries(&self) -> usize {
         self.lock().expiries.len()
@@ -345,14 +395,14 @@ impl Inner {
 
     /// Looks at `ord` at `at`; gives the wheel if that is earlier than all else.
     fn expires(&mut self, ord: Ordinal, at: WallTime) -> Option<Waker> {
-        let first = self.expiries.first().is_none_or(|(first, _)| at < *first);
-        self.expiries.insert((at, ord));
-        self.wheel.clone().filter(|_| first)
+        let wheel = self.wheel_before(at);
+        self.expiries.add_session(at, ord);
+        wheel
     }
 
     fn forget_expiry(&mut self, session: &Shared) {
         if let Some(at) = session.read(|state| state.valid_until) {
-            self.expiries.remove(&(at, session.ord));
+            self.expiries.remove_session(at, session.ord);
         }
     }
 }
@@ -363,7 +413,7 @@ pub(crate) type Slice = Vec<(Ordinal, Activity)>;
 /// Takes what was seen of whom.
 pub(crate) type WriteSeen = Box<dyn FnMut(Slice) + Send>;
 
-/// The coarse wheel of all sessions: ends the expired, hands activity to the tables.
+/// The coarse wheel of all that is authorised: ends what has expired, hands activity to the tables.
 pub(crate) struct Wheel {
     /// What it looks at.
     pub(crate) connections: Arc<Connections>,

@@ -22,6 +22,7 @@ mod configurations;
 mod service;
 
 mod console;
+mod expiry;
 mod fleet;
 mod live;
 

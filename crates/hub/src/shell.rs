@@ -25,7 +25,7 @@ use crate::fleet::shell::Fleet;
 use crate::live::shell::Live;
 use crate::methods::shell::Calls;
 use crate::registry::fresh_key;
-use crate::session::budget::{Budget, HUB_BYTES_MAX};
+use crate::session::budget::{Budget, HUB_ANSWER_BYTES_MAX, HUB_BYTES_MAX};
 use crate::session::effect::Effect;
 use crate::session::shell::{Core, HubApi};
 use crate::settings::Settings;
@@ -97,6 +97,7 @@ impl Hub {
         start_wheel(&world, &connections, &tables);
         let calls = Arc::new(Calls::new());
         let budget = Arc::new(Budget::new(HUB_BYTES_MAX));
+        let answers = Arc::new(Budget::new(HUB_ANSWER_BYTES_MAX));
         let console = Console::new(settings.console_folder, &access);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let core = Core {
@@ -113,6 +114,7 @@ impl Hub {
             live: Live::default(),
             heads,
             budget,
+            answers,
             streams,
             incarnation,
         };

@@ -10,6 +10,7 @@ mod limits;
 mod live;
 mod messages;
 mod operators;
+mod outward;
 mod quota;
 mod reference;
 mod service;

@@ -8,6 +8,9 @@ use bytes::Bytes;
 pub const METHOD_NAME_LEN_MAX: usize = 100;
 /// Largest payload of a question or an answer, in bytes. Source: IoT Hub quotas.
 pub const METHOD_PAYLOAD_BYTES_MAX: usize = 128 * 1024;
+/// Most bytes of payload of the calls that wait in one session to be handed out; one alone may have
+/// any.
+pub const METHODS_WAITING_BYTES_MAX: usize = 512 * 1024;
 /// Response time-outs that the service accepts.
 pub const METHOD_RESPONSE_TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(5)..=Duration::from_mins(5);

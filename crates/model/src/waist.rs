@@ -30,6 +30,12 @@ use crate::world::Boxed;
 pub const BATCH_REQUESTS_MAX: usize = 256;
 /// Most payload bytes in one batch; one request larger than this travels alone.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// What an answer with a twin or a module's answer in it is reckoned at before it is known, in
+/// bytes of memory: whoever asks needs room for it.
+pub const ANSWER_BYTES: u32 = 256 * 1024;
+/// Bytes of answers, so reckoned, that a session may ask for before earlier ones are taken; what
+/// is asked beyond it is [`Full`]. One batch is taken while no more than a half waits.
+pub const SESSION_ANSWER_BYTES_MAX: u32 = 2 * 1024 * 1024;
 
 /// What somebody says to prove who they are.
 #[derive(Clone, Debug)]
@@ -179,12 +185,36 @@ pub enum Leave {
     },
 }
 
-/// How many messages the connection can take right now. Method calls and desired changes are
-/// always taken: they have their own bounds inside the session.
+/// How many events of each kind the connection can take right now. What has no credit stays in
+/// its slot, queue or lane, where its bound acts. [`DeviceEvent::Closed`] needs none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
     /// Messages beyond those already handed out and not settled.
     pub messages: u16,
+    /// Method calls.
+    pub methods: u16,
+    /// Changes of desired properties.
+    pub desired: u16,
+}
+
+impl Credit {
+    /// Nothing can be taken.
+    pub const NONE: Self = Self { messages: 0, methods: 0, desired: 0 };
+
+    /// Room for `messages`, a method call and a desired change.
+    pub const fn of_messages(messages: u16) -> Self {
+        Self { messages, methods: 1, desired: 1 }
+    }
+
+    /// Whether `event` may be handed out.
+    pub fn allows(self, event: &DeviceEvent) -> bool {
+        match event {
+            DeviceEvent::Desired { .. } => self.desired > 0,
+            DeviceEvent::Method { .. } => self.methods > 0,
+            DeviceEvent::Message(_) => self.messages > 0,
+            DeviceEvent::Closed(_) => true,
+        }
+    }
 }
 
 /// All requests that one read yielded for one identity, in order.

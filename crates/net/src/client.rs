@@ -23,7 +23,9 @@ use tokio::sync::watch;
 use wire::mqtt::client::{Ending, Login, Options};
 
 use crate::http_client::HttpClient;
+use crate::limits::Count;
 use crate::network::{Address, ByteStream, Network};
+use crate::patience::{Patient, WRITE_PATIENCE};
 use crate::tls;
 
 mod backoff;
@@ -103,6 +105,8 @@ pub struct MqttClient {
     network: Arc<dyn Network>,
     target: Target,
     opens: Arc<AtomicU32>,
+    /// Connections given up because the server took nothing.
+    deaf: Arc<Count>,
 }
 
 impl fmt::Debug for MqttClient {
@@ -114,7 +118,7 @@ impl fmt::Debug for MqttClient {
 impl MqttClient {
     /// A client of the server at `target`.
     pub fn new(world: World, network: Arc<dyn Network>, target: Target) -> Self {
-        Self { world, network, target, opens: Arc::new(AtomicU32::new(0)) }
+        Self { world, network, target, opens: Arc::default(), deaf: Arc::default() }
     }
 
     /// Starts a session of `identity` that reconnects by itself and gets its claims from
@@ -154,6 +158,8 @@ impl MqttClient {
     async fn dial(&self) -> io::Result<Box<dyn ByteStream>> {
         let dialled = async {
             let stream = self.network.dial(&self.target.mqtt).await?.stream;
+            let patient = Patient::new(stream, WRITE_PATIENCE, Arc::clone(&self.deaf));
+            let stream: Box<dyn ByteStream> = Box::new(patient);
             match &self.target.tls {
                 None => Ok(stream),
                 Some((tls, name)) => tls.connect(name, stream).await,

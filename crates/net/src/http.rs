@@ -123,7 +123,8 @@ struct Shared {
 
 async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<()> {
     let Some(Connected { stream, peer }) = open(arrival, &seat) else { return Ok(()) };
-    let stream = Box::new(Patient::new(stream, WRITE_TIMEOUT));
+    let deaf = Arc::clone(&seat.counts().deaf);
+    let stream = Box::new(Patient::new(stream, WRITE_TIMEOUT, deaf));
     let (stream, chain): (Box<dyn ByteStream>, _) = match &shared.tls {
         None => (stream, None),
         Some(tls) => match seat.while_open(tls.accept(stream)).await {

@@ -17,7 +17,8 @@ use model::world::World;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::network::{Address, Network};
+use crate::network::{Address, ByteStream, Network};
+use crate::patience::{Patient, WRITE_PATIENCE};
 use crate::tls;
 
 /// Largest body that is read whole, in bytes.
@@ -93,7 +94,9 @@ impl HttpClient {
     }
 
     async fn connect(&self) -> io::Result<http1::SendRequest<Full<Bytes>>> {
-        let mut stream = self.network.dial(&self.address).await?.stream;
+        let stream = self.network.dial(&self.address).await?.stream;
+        let mut stream: Box<dyn ByteStream> =
+            Box::new(Patient::new(stream, WRITE_PATIENCE, Arc::default()));
         if let Some((tls, name)) = &self.tls {
             stream = tls.connect(name, stream).await?;
         }

@@ -30,6 +30,7 @@ mod listener;
 mod unproven;
 
 mod patience;
+pub use patience::WRITE_PATIENCE;
 mod scratch;
 
 #[cfg(test)]

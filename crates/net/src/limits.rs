@@ -79,6 +79,8 @@ pub(crate) struct Counts {
     pub(crate) late: Count,
     /// Peers that sent more than they may.
     pub(crate) too_large: Count,
+    /// Peers that took nothing of what waited for them.
+    pub(crate) deaf: Arc<Count>,
 }
 
 impl Counts {
@@ -116,6 +118,7 @@ impl Watch {
             failed: counts.failed.get(),
             late: counts.late.get(),
             too_large: counts.too_large.get(),
+            deaf: counts.deaf.get(),
         }
     }
 }

@@ -19,7 +19,8 @@ use connection::Connection;
 use crate::gate::{Gate, Phase, Seat};
 use crate::limits::{SeatLimits, Watch};
 use crate::listener::{accept_all, open};
-use crate::network::{Arrival, Connected, Incoming};
+use crate::network::{Arrival, ByteStream, Connected, Incoming};
+use crate::patience::{Patient, WRITE_PATIENCE};
 use crate::tls;
 
 /// Connections at once on one listener, if the machine has descriptors for so many.
@@ -39,6 +40,8 @@ pub(crate) struct Counts {
     pub(crate) lost_properties: AtomicU64,
     /// Bytes read whose requests have no answers yet, over all connections.
     pub(crate) unanswered_bytes: AtomicUsize,
+    /// Bytes of output that peers have not read, over all connections.
+    pub(crate) unread_bytes: AtomicUsize,
 }
 
 /// What all connections of a listener have in common.
@@ -109,6 +112,11 @@ impl MqttServer {
         self.counts.subscribes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of output that clients have not read, beside what the kernel holds.
+    pub fn unread_bytes(&self) -> usize {
+        self.counts.unread_bytes.load(Ordering::Relaxed)
+    }
+
     /// Stops accepting and closes all connections; cuts those that are not gone when `patience`
     /// is over.
     pub async fn shut_down(&self, patience: Duration) {
@@ -139,6 +147,9 @@ fn serve(
 
 async fn secure(arrival: Arrival, shared: Arc<Shared>, mut seat: Seat) -> Option<Box<Connection>> {
     let Connected { stream, peer } = open(arrival, &seat)?;
+    // Beneath TLS, so that a record which waits sealed counts too.
+    let deaf = Arc::clone(&seat.counts().deaf);
+    let stream: Box<dyn ByteStream> = Box::new(Patient::new(stream, WRITE_PATIENCE, deaf));
     let (stream, chain) = match &shared.tls {
         None => (stream, None),
         Some(tls) => match seat.while_open(tls.accept(stream)).await? {

@@ -20,6 +20,17 @@ const BACKLOG: u32 = 4096;
 /// Bytes that the kernel keeps for a peer which connected to us and takes nothing; left to
 /// itself it would grow to megabytes for each. The kernel doubles it for its own book-keeping.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// So long may nothing come from a peer before the kernel asks whether it is still there, in
+/// seconds.
+const PROBE_IDLE_S: u32 = 120;
+/// Pause between two such questions, in seconds.
+const PROBE_PAUSE_S: u32 = 20;
+/// Questions in a row that may stay without an answer.
+const PROBES: u32 = 3;
+/// A peer that is gone without a word is given up after so long, whatever its protocol asks for:
+/// also one that acknowledges nothing of what was sent, or whose window stays closed. In
+/// milliseconds.
+pub const DEAD_PEER_MS: u32 = (PROBE_IDLE_S + PROBE_PAUSE_S * PROBES) * 1000;
 
 /// Where to listen or to dial.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -237,7 +248,18 @@ impl Incoming for Unix {
     }
 }
 
+/// Asks the kernel to notice when the peer is gone without a word.
+fn watch_peer(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_IDLE_S)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_PAUSE_S)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &DEAD_PEER_MS)
+}
+
 fn tcp(stream: TcpStream, peer: SocketAddr) -> io::Result<Connected> {
+    // A socket that is broken already shows it at the first read.
+    watch_peer(&stream).ok();
     // Acknowledgements are small and must not wait for more.
     stream.set_nodelay(true)?;
     let peer = Peer::Tcp(peer);
@@ -339,6 +361,26 @@ mod tests {
             let ended = dialled.stream.read_to_end(&mut Vec::new()).await;
             let reset = |error: io::Error| error.kind() == io::ErrorKind::ConnectionReset;
             assert_eq!(ended.is_err_and(reset), stuck);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_watches_every_tcp_peer_accepted_or_dialled() {
+        use nix::sys::socket::getsockopt;
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let (dialled, accepted) = tokio::join!(TcpStream::connect(there), listener.accept());
+        for stream in [dialled.unwrap(), accepted.unwrap().0] {
+            let socket = stream.into_std().unwrap();
+            let same = TcpStream::from_std(socket.try_clone().unwrap()).unwrap();
+            let _connected = tcp(same, there).unwrap();
+            assert!(getsockopt(&socket, sockopt::KeepAlive).unwrap());
+            let idle = getsockopt(&socket, sockopt::TcpKeepIdle).unwrap();
+            let pause = getsockopt(&socket, sockopt::TcpKeepInterval).unwrap();
+            let probes = getsockopt(&socket, sockopt::TcpKeepCount).unwrap();
+            assert_eq!((idle + pause * probes) * 1000, DEAD_PEER_MS);
+            assert_eq!(getsockopt(&socket, sockopt::TcpUserTimeout).unwrap(), DEAD_PEER_MS);
         }
     }
 

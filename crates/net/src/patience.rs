@@ -3,25 +3,34 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tracing::info;
 
+use crate::limits::Count;
 use crate::network::ByteStream;
 
-/// Fails with `TimedOut` once a write has found no room for `limit`; any byte that the peer
-/// takes begins the time again. Costs nothing while writes find room.
+/// A peer that takes nothing for so long, although something waits for it, is cut off: of the
+/// devices' protocols, and of connections that we made. A slow radio link that takes a few
+/// kilobytes in that time is kept.
+pub const WRITE_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Fails with `TimedOut` once a write has found no room for `limit`, and counts that in `cut`;
+/// any byte that the peer takes begins the time again. Costs nothing while writes find room.
 pub(crate) struct Patient {
     stream: Box<dyn ByteStream>,
     limit: Duration,
+    cut: Arc<Count>,
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    pub(crate) fn new(stream: Box<dyn ByteStream>, limit: Duration) -> Self {
-        Self { stream, limit, stuck: None }
+    pub(crate) fn new(stream: Box<dyn ByteStream>, limit: Duration, cut: Arc<Count>) -> Self {
+        Self { stream, limit, cut, stuck: None }
     }
 }
 
@@ -48,10 +57,14 @@ impl AsyncWrite for Patient {
         }
         let limit = self.limit;
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        match stuck.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        if stuck.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
         }
+        // A timer that has fired is not polled again: whoever goes on begins the time anew.
+        self.stuck = None;
+        self.cut.add();
+        info!(seconds = limit.as_secs(), "a peer takes nothing and is cut off");
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -175,6 +175,7 @@ struct Inner {
     sessions: HashMap<IdentityId, Arc<Mutex<Mail>>>,
     features: HashMap<IdentityId, FeatureSet>,
     reported: Version,
+    desired: serde_json::Map<String, serde_json::Value>,
     life: Option<Duration>,
     room: Vec<Waker>,
 }
@@ -223,6 +224,11 @@ impl Cloud {
         self.0.lock().unwrap().life = Some(life);
     }
 
+    /// From now on every twin holds a text of so many bytes.
+    pub(crate) fn fill_twins(&self, bytes: usize) {
+        self.0.lock().unwrap().desired.insert("k".into(), "x".repeat(bytes).into());
+    }
+
     pub(crate) fn push(&self, identity: &str, event: DeviceEvent) {
         let inner = self.0.lock().unwrap();
         inner.sessions[&identity.parse().unwrap()].lock().unwrap().push(event);
@@ -261,7 +267,8 @@ impl Inner {
             }
             DeviceRequest::ReadTwin => {
                 let desired_version = Version(1);
-                let document = TwinDocument { desired_version, ..TwinDocument::default() };
+                let desired = self.desired.clone();
+                let document = TwinDocument { desired, desired_version, ..TwinDocument::default() };
                 Answer::Twin(Box::new(TwinDocument { reported_version: self.reported, ..document }))
             }
             DeviceRequest::PatchReported { .. } => {
@@ -360,9 +367,8 @@ impl DeviceSession for Visit {
 
     fn poll_event(&self, cx: &mut Context<'_>, credit: Credit) -> Poll<DeviceEvent> {
         let mut mail = self.mail.lock().unwrap();
-        let allowed =
-            |event: &DeviceEvent| credit.messages > 0 || !matches!(event, DeviceEvent::Message(_));
-        if let Some(at) = mail.events.iter().position(allowed).filter(|_| !mail.over) {
+        let at = mail.events.iter().position(|event| credit.allows(event));
+        if let Some(at) = at.filter(|_| !mail.over) {
             let event = mail.events.remove(at).unwrap();
             mail.over = matches!(event, DeviceEvent::Closed(_));
             return Poll::Ready(event);

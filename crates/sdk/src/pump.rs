@@ -143,7 +143,7 @@ impl Shared {
     fn credit(&self) -> Credit {
         let listened = self.state().inputs.as_ref().is_some_and(|inputs| !inputs.is_closed());
         let room = UNSETTLED_MAX.saturating_sub(self.unsettled.load(Ordering::Relaxed));
-        Credit { messages: if listened { room } else { 0 } }
+        Credit::of_messages(if listened { room } else { 0 })
     }
 
     /// Acts on what the copy of the desired properties says it needs.

@@ -7,7 +7,7 @@ use api::error::{ERROR_CODE_HEADER, ErrorBody};
 use bytes::{Buf, Bytes, BytesMut};
 use credentials::key::SymmetricKey;
 use credentials::sas::SasToken;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming as Body;
 use model::world::World;
@@ -143,13 +143,14 @@ impl Service {
     }
 
     pub(crate) async fn delete(&self, path: &str, etag: &str) -> Result<(), Failure> {
-        self.send(Method::DELETE, path, None, Some(etag)).await.map(drop)
+        self.send(Method::DELETE, path, None, Some((header::IF_MATCH, etag))).await.map(drop)
     }
 
     /// Opens a stream of server-sent events.
-    pub(crate) async fn events(&self, path: &str) -> Result<Events, Failure> {
-        let answer = self.send(Method::GET, path, None, None).await?;
-        Ok(Events { body: answer.into_body(), buffer: BytesMut::new() })
+    pub(crate) async fn events(&self, path: &str) -> Result<Events<'_>, Failure> {
+        let body = self.send(Method::GET, path, None, None).await?.into_body();
+        let (path, last_id) = (path.to_owned(), String::new());
+        Ok(Events { service: self, path, last_id, expired: false, body, buffer: BytesMut::new() })
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -159,7 +160,8 @@ impl Service {
         body: Option<Bytes>,
         etag: Option<&str>,
     ) -> Result<T, Failure> {
-        let answer = self.send(method, path, body, etag).await?;
+        let extra = etag.map(|etag| (header::IF_MATCH, etag));
+        let answer = self.send(method, path, body, extra).await?;
         let body = read_whole(answer.into_body(), PATIENCE).await.map_err(unreachable)?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::failed(format!("the hub's answer makes no sense: {error}")))
@@ -170,7 +172,7 @@ impl Service {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-        etag: Option<&str>,
+        extra: Option<(HeaderName, &str)>,
     ) -> Result<Response<Body>, Failure> {
         let joint = if path.contains('?') { '&' } else { '?' };
         let expiry = self.world.now().wall.after(TOKEN_LIFE);
@@ -180,8 +182,8 @@ impl Service {
             .uri(format!("{path}{joint}api-version={API_VERSION}"))
             .header(header::HOST, &self.host)
             .header(header::AUTHORIZATION, token.expose_str().unwrap_or_default());
-        if let Some(etag) = etag {
-            request = request.header(header::IF_MATCH, etag);
+        if let Some((name, value)) = extra {
+            request = request.header(name, value);
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
@@ -253,17 +255,34 @@ pub(crate) struct Event {
     pub(crate) data: String,
 }
 
-/// A stream of server-sent events.
-pub(crate) struct Events {
+/// A stream of server-sent events. It goes on with a fresh token where the hub ended it because
+/// the old one had.
+pub(crate) struct Events<'s> {
+    service: &'s Service,
+    path: String,
+    /// Behind what was read last.
+    last_id: String,
+    /// The token has ended; the stream is to be opened anew.
+    expired: bool,
     body: Body,
     buffer: BytesMut,
 }
 
-impl Events {
-    /// The next event; `None` when the hub ended the stream.
+impl Events<'_> {
+    /// The next event; `None` when the hub ended the stream. Dropping the future loses none.
     pub(crate) async fn next(&mut self) -> Result<Option<Event>, Failure> {
         loop {
+            if self.expired {
+                self.open_again().await?;
+            }
             if let Some(event) = take_event(&mut self.buffer) {
+                if !event.id.is_empty() {
+                    self.last_id.clone_from(&event.id);
+                }
+                self.expired = is_expiry(&event);
+                if self.expired {
+                    continue;
+                }
                 return Ok(Some(event));
             }
             if self.buffer.len() > EVENT_BYTES_MAX {
@@ -285,6 +304,25 @@ impl Events {
             }
         }
     }
+}
+
+impl Events<'_> {
+    async fn open_again(&mut self) -> Result<(), Failure> {
+        let last = Some(self.last_id.as_str()).filter(|id| !id.is_empty());
+        let extra = last.map(|id| (HeaderName::from_static("last-event-id"), id));
+        let answer = self.service.send(Method::GET, &self.path, None, extra).await?;
+        self.body = answer.into_body();
+        self.buffer.clear();
+        self.expired = false;
+        Ok(())
+    }
+}
+
+/// Whether the hub ended the stream because its token has.
+fn is_expiry(event: &Event) -> bool {
+    let data = || serde_json::from_str::<serde_json::Value>(&event.data).ok();
+    event.kind == "bye"
+        && data().is_some_and(|data| data.get("reason").is_some_and(|it| it == "expired"))
 }
 
 /// Takes the first whole event out of `buffer`; comments are passed over.
@@ -327,6 +365,18 @@ mod tests {
         assert_eq!(event, expected);
         assert_eq!(take_event(&mut buffer), None);
         assert_eq!(&buffer[..], b"ev");
+    }
+
+    #[test]
+    fn only_the_end_of_a_token_opens_a_stream_again() {
+        let check = |kind: &str, data: &str, expected: bool| {
+            let event = Event { kind: kind.into(), id: String::new(), data: data.into() };
+            assert_eq!(is_expiry(&event), expected, "{kind} {data}");
+        };
+        check("bye", r#"{"reason":"expired"}"#, true);
+        check("bye", r#"{"reason":"stopping"}"#, false);
+        check("message", r#"{"reason":"expired"}"#, false);
+        check("bye", "", false);
     }
 
     #[test]

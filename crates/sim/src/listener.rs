@@ -77,7 +77,7 @@ impl Listener {
         }
         let mut open = Vec::new();
         loop {
-            let credit = Credit { messages: 0 };
+            let credit = Credit::of_messages(0);
             let event = poll_fn(|cx| session.poll_event(cx, credit));
             let wait = if open.is_empty() { Duration::MAX } else { GATHERING };
             match tokio::time::timeout(wait, event).await {

@@ -150,6 +150,7 @@ pub async fn run_all(bench: &Bench) -> usize {
         twin::subscriptions_outlive_sessions_until_wiped,
         twin::subscriptions_of_a_clean_session_end_with_it,
         flow::methods_are_called_and_answered,
+        flow::without_credit_nothing_comes_and_what_waited_comes_in_order,
         flow::a_full_session_gives_the_batch_back,
         messages::messages_are_handed_out_until_they_are_settled,
         connect::an_older_session_is_taken_over,
@@ -214,13 +215,23 @@ impl Bench {
 
     /// The next event, waiting for it.
     async fn event(&self, session: &dyn DeviceSession) -> DeviceEvent {
-        let next = next_event(session, 16);
+        self.event_with(session, Credit::of_messages(16)).await
+    }
+
+    /// The next event that `credit` allows, waiting for it.
+    async fn event_with(&self, session: &dyn DeviceSession, credit: Credit) -> DeviceEvent {
+        let next = next_event(session, credit);
         tokio::time::timeout(PATIENCE, next).await.expect("an event comes in time")
     }
 
     /// Nothing comes, for a while.
     async fn quiet(&self, session: &dyn DeviceSession, why: &str) {
-        let next = next_event(session, 16);
+        self.quiet_with(session, Credit::of_messages(16), why).await;
+    }
+
+    /// Nothing comes that `credit` allows, for a while.
+    async fn quiet_with(&self, session: &dyn DeviceSession, credit: Credit, why: &str) {
+        let next = next_event(session, credit);
         if let Ok(event) = tokio::time::timeout(QUIET, next).await {
             unreachable!("{why}, but {event:?} came");
         }
@@ -238,8 +249,8 @@ impl Bench {
     }
 }
 
-async fn next_event(session: &dyn DeviceSession, messages: u16) -> DeviceEvent {
-    poll_fn(|cx| session.poll_event(cx, Credit { messages })).await
+async fn next_event(session: &dyn DeviceSession, credit: Credit) -> DeviceEvent {
+    poll_fn(|cx| session.poll_event(cx, credit)).await
 }
 
 /// Subscriptions as the Python SDK makes them.

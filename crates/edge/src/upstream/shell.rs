@@ -452,7 +452,7 @@ impl Link {
             }
             let now = self.parts.world.now().tick;
             let wake = self.renewal(life).into_iter().chain(retry_at).min();
-            let nothing = Credit { messages: 0 };
+            let nothing = Credit::of_messages(0);
             let event = tokio::select! {
                 biased;
                 event = std::future::poll_fn(|cx| session.poll_event(cx, nothing)) => Some(event),

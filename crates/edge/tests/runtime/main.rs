@@ -199,7 +199,7 @@ fn first_copies(numbers: &[u32]) -> Vec<u32> {
 }
 
 async fn event(session: &Arc<dyn DeviceSession>, messages: u16) -> DeviceEvent {
-    let next = std::future::poll_fn(|cx| session.poll_event(cx, Credit { messages }));
+    let next = std::future::poll_fn(|cx| session.poll_event(cx, Credit::of_messages(messages)));
     tokio::time::timeout(PATIENCE, next).await.expect("an event")
 }
 
@@ -504,7 +504,7 @@ async fn without_credit_no_input_is_taken() {
     let b = bench.open(&edge, "b", true).await.session;
     subscribe(&b, Feature::Inputs).await;
     send(&a, 0..5).await;
-    let none = std::future::poll_fn(|cx| b.poll_event(cx, Credit { messages: 0 }));
+    let none = std::future::poll_fn(|cx| b.poll_event(cx, Credit::of_messages(0)));
     let waited = tokio::time::timeout(Duration::from_millis(50), none).await;
     assert!(waited.is_err(), "{waited:?}");
     assert_eq!(bodies(&[delivery(&b, 1).await.message]), [0]);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::queue::{Frame, TAIL};
 use super::shell::{Bye, Live, NoStream, Owner, Step, Stream, TOPICS_MAX};
 use super::topic::Topic;
 use crate::access;
+use crate::connections::Lease;
 use crate::console::sessions::SessionId;
 use crate::service::http::{Call, Outcome, answer};
 use crate::session::shell::Core;
@@ -71,6 +73,7 @@ pub(crate) fn events(call: &Call) -> Outcome {
         stream,
         core: Arc::clone(core),
         ended: core.console.follow(),
+        lease: core.connections.lease(call.valid_until()),
         out,
         quiet_until: core.world.now().tick.after(KEEP_ALIVE),
         done: false,
@@ -169,6 +172,8 @@ struct Reader {
     attachment: u64,
     core: Arc<Core>,
     ended: watch::Receiver<u64>,
+    /// Until when whoever opened this connection may watch.
+    lease: Lease,
     out: VecDeque<Bytes>,
     quiet_until: Tick,
     done: bool,
@@ -187,15 +192,17 @@ impl Reader {
                 return None;
             }
             self.check_session();
+            if self.lease.is_over() {
+                self.end(Bye::Expired);
+                continue;
+            }
             let wait_until = match self.stream.poll(self.attachment, now) {
                 Step::Send(frame) => {
                     push(&mut self.out, &frame);
                     continue;
                 }
                 Step::End(bye) => {
-                    self.done = true;
-                    let data = json!({ "reason": bye.name() });
-                    self.out.push_back(Bytes::from(format!("event: bye\ndata: {data}\n\n")));
+                    self.end(bye);
                     continue;
                 }
                 Step::Lost => return None,
@@ -209,6 +216,7 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = self.stream.notify.notified() => {}
+                () = poll_fn(|cx| self.lease.poll_over(cx)) => {}
                 // The sender lives as long as the hub's core, which we hold.
                 _ = self.ended.changed() => {}
                 () = tokio::time::sleep(wait_until.since(now)) => {}
@@ -216,13 +224,22 @@ impl Reader {
         }
     }
 
+    /// Says goodbye; nothing follows. The stream itself waits a while for a connection that may
+    /// watch it.
+    fn end(&mut self, bye: Bye) {
+        self.done = true;
+        let data = json!({ "reason": bye.name() });
+        self.out.push_back(Bytes::from(format!("event: bye\ndata: {data}\n\n")));
+    }
+
     /// A stream lasts no longer than the session that opened it, and is a use of it.
     fn check_session(&mut self) {
         self.ended.borrow_and_update();
         let Owner::Session(id) = self.stream.owner else { return };
-        if !self.is_session_open(id) {
+        if self.lease.is_over() || !self.is_session_open(id) {
             let live: &Live = &self.core.live;
-            live.close(&self.stream, Bye::SignedOut);
+            let bye = if self.lease.is_over() { Bye::Expired } else { Bye::SignedOut };
+            live.close(&self.stream, bye);
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) enum Owner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bye {
     SignedOut,
+    /// What the stream was let in with has ended; who comes back with more goes on.
+    Expired,
     Stopping,
     TooSlow,
     /// The browser went away and did not come back.
@@ -67,6 +69,7 @@ impl Bye {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::SignedOut => "signedOut",
+            Self::Expired => "expired",
             Self::Stopping => "stopping",
             Self::TooSlow => "tooSlow",
             Self::Left => "left",
@@ -385,7 +388,9 @@ impl Live {
         let tail = needs_tail(&watched.topic) && registry.running.insert(Task::Tail);
         drop(registry);
         if feed {
-            core.world.spawn(follow_feed(Arc::clone(core)));
+            // From here on, however late the task gets its first turn.
+            let from = *core.heads.borrow();
+            core.world.spawn(follow_feed(Arc::clone(core), from));
         }
         if tail {
             core.world.spawn(tail::shell::follow(Arc::clone(core)));
@@ -582,9 +587,8 @@ async fn pump_device(core: Arc<Core>, watched: Arc<Watched>) {
 }
 
 /// Follows the change feed for all who watch changes or devices.
-async fn follow_feed(core: Arc<Core>) {
+async fn follow_feed(core: Arc<Core>, mut from: u64) {
     let mut heads = core.heads.clone();
-    let mut from = *heads.borrow_and_update();
     loop {
         if core.live.end_feed() {
             return;

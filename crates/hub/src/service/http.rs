@@ -18,6 +18,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use credentials::sas::SasToken;
+use credentials::skew;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
@@ -25,6 +26,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::id::{DeviceId, IdentityId, ModuleName};
 use model::refusal::{Refusal, RefusalKind};
 use model::secret::Secret;
+use model::time::WallTime;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -329,6 +331,14 @@ impl Call {
         }
     }
 
+    /// Until when what proved the caller holds; what goes on for longer ends then.
+    pub(crate) fn valid_until(&self) -> WallTime {
+        match &self.caller {
+            Caller::Token(token) => skew::end_of_grace(token.expiry()),
+            Caller::Session(session) => session.end(),
+        }
+    }
+
     /// Proves that a policy with the right `wanted`, or `device` itself, made the call.
     pub(crate) async fn prove_or_device(
         &self,
@@ -513,6 +523,8 @@ fn health(call: &Call) -> Outcome {
         sessions,
         partitions: core.telemetry.partitions,
         messages_accepted: core.telemetry.accepted(),
+        requests_full: core.budget.full(),
+        answers_full: core.answers.full(),
         live: core.live.totals(),
         listening: core.listening.look(),
         damaged: core.telemetry.damaged.iter().map(damaged).collect(),

@@ -1,16 +1,22 @@
 //! Bytes of requests that wait in the whole hub.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// Most bytes of requests that wait for their answers in one hub.
 pub(crate) const HUB_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Most bytes of answers that wait in one hub for whoever asked: who reads nothing must not take
+/// the machine down, nor keep others from sending.
+pub(crate) const HUB_ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// A bound in bytes that many sessions share.
 #[derive(Debug)]
 pub(crate) struct Budget {
     most: usize,
     inner: Mutex<Inner>,
+    /// How often there was no room.
+    full: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -23,7 +29,12 @@ struct Inner {
 impl Budget {
     /// A budget of `most` bytes.
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, inner: Mutex::default() }
+        Self { most, inner: Mutex::default(), full: AtomicU64::new(0) }
+    }
+
+    /// How often there was no room.
+    pub(crate) fn full(&self) -> u64 {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Takes `bytes`; `false` if there is no room. An untouched budget takes anything.
@@ -31,10 +42,17 @@ impl Budget {
         let mut inner = self.lock();
         let sum = inner.held.saturating_add(bytes as usize);
         if sum > self.most && inner.held > 0 {
+            self.full.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         inner.held = sum;
         true
+    }
+
+    /// Whether nothing is held.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().held == 0
     }
 
     /// Gives `bytes` back.
@@ -78,6 +96,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(budget.take(60) && budget.take(40));
         assert!(!budget.take(1));
+        assert_eq!(budget.full(), 1);
         assert!(budget.poll_ready(&mut cx).is_pending());
         budget.give(40);
         assert!(budget.poll_ready(&mut cx).is_pending());

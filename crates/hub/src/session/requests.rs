@@ -19,8 +19,8 @@ use model::waist::{
 };
 use tracing::debug;
 
-use super::answers::{BatchAnswers, Landing, Source};
-use super::shell::{HubSession, Permit, Shared};
+use super::answers::{BatchAnswers, Landing, Made, Source};
+use super::shell::{AnswerRoom, HubSession, Permit, Shared};
 use crate::access::refused;
 use crate::registry::{Auth, Entry, IfMatch};
 use crate::storage::feed::Cause;
@@ -59,6 +59,14 @@ pub(crate) fn bytes_of(batch: &Batch) -> u32 {
     u32::try_from(sum).unwrap_or(u32::MAX)
 }
 
+/// How many answers to `batch` have a weight, of about [`model::waist::ANSWER_BYTES`] each.
+pub(crate) fn heavy_answers_of(batch: &Batch) -> u16 {
+    let heavy = |request: &&DeviceRequest| {
+        matches!(request, DeviceRequest::ReadTwin | DeviceRequest::InvokeMethod { .. })
+    };
+    u16::try_from(batch.0.iter().filter(heavy).count()).unwrap_or(u16::MAX)
+}
+
 /// Marks `message` as a will.
 pub(crate) fn mark_will(message: &mut Message) {
     let held = &message.properties.0;
@@ -86,7 +94,7 @@ impl HubSession {
     pub(super) fn enqueue(
         &self,
         (batch, chain): (Batch, Chain),
-        permit: &Arc<Permit>,
+        (permit, room): (&Arc<Permit>, Option<Arc<AnswerRoom>>),
         deadline: Tick,
     ) -> Result<Completion, Full> {
         if batch.0.len() > BATCH_REQUESTS_MAX {
@@ -115,7 +123,7 @@ impl HubSession {
         }
         let sources: VecDeque<_> =
             batch.0.into_iter().map(|one| self.source(one, permit, deadline)).collect();
-        Ok(Completion::new(BatchAnswers::new(sources, landing)))
+        Ok(Completion::new(BatchAnswers::new(sources, landing, room)))
     }
 
     fn source(&self, request: DeviceRequest, permit: &Arc<Permit>, deadline: Tick) -> Source {
@@ -125,26 +133,32 @@ impl HubSession {
                 Ok(()) => Source::Telemetry,
                 Err(refusal) => Source::Known(Err(refusal)),
             },
-            DeviceRequest::ReadTwin => self.table(permit, deadline, move |w| {
-                twins::read(w, ord).map(|twin| Answer::Twin(Box::new(twin)))
-            }),
+            DeviceRequest::ReadTwin => {
+                let answers = Arc::clone(&self.core.answers);
+                self.table(permit, deadline, move |w| {
+                    let twin = Answer::Twin(Box::new(twins::read(w, ord)?));
+                    Ok(Made::weighed(twin, &answers)?)
+                })
+            }
             DeviceRequest::PatchReported { patch, if_version } => {
                 let identity = self.shared.identity.clone();
                 self.table(permit, deadline, move |w| {
-                    twins::patch_reported(w, (ord, &identity), &patch, if_version)
-                        .map(Answer::Patched)
+                    let version = twins::patch_reported(w, (ord, &identity), &patch, if_version)?;
+                    Ok(Made::light(Answer::Patched(version)))
                 })
             }
             DeviceRequest::Subscribe(features) => {
                 let session = Arc::clone(&self.shared);
                 self.table(permit, deadline, move |w| {
-                    twins::subscribe(w, &session, &features).map(Answer::Subscribed)
+                    let granted = twins::subscribe(w, &session, &features)?;
+                    Ok(Made::light(Answer::Subscribed(granted)))
                 })
             }
             DeviceRequest::Unsubscribe(filters) => {
                 let session = Arc::clone(&self.shared);
                 self.table(permit, deadline, move |w| {
-                    twins::unsubscribe(w, &session, &filters).map(|()| Answer::Accepted)
+                    twins::unsubscribe(w, &session, &filters)?;
+                    Ok(Made::light(Answer::Accepted))
                 })
             }
             DeviceRequest::AnswerMethod { call, response } => {
@@ -166,7 +180,7 @@ impl HubSession {
         &self,
         permit: &Arc<Permit>,
         deadline: Tick,
-        operation: impl FnOnce(&mut Writing<'_>) -> Result<Answer, Fault> + Send + 'static,
+        operation: impl FnOnce(&mut Writing<'_>) -> Result<Made, Fault> + Send + 'static,
     ) -> Source {
         // A session that is not in the map of connections is not told of a revocation.
         let unowned = (!self.owned).then(|| self.shared.identity.clone());
@@ -190,22 +204,24 @@ impl HubSession {
             let reason = "only the device and its edge runtime work on its modules";
             return Source::Known(Err(Refusal::new(RefusalKind::Forbidden, reason)));
         }
+        let answers = Arc::clone(&self.core.answers);
         self.table(permit, deadline, move |w| match operation {
             ModuleOperation::List => {
                 let all = rows::modules(w.db, &device)?;
-                Ok(Answer::Modules(all.into_iter().map(to_module).collect()))
+                let all = Answer::Modules(all.into_iter().map(to_module).collect());
+                Ok(Made::weighed(all, &answers)?)
             }
             ModuleOperation::Ensure { name, managed_by } => {
                 let entry =
                     identities::ensure_module(w, &device, &name, managed_by, Cause::Device)?;
-                Ok(Answer::Modules(vec![to_module(entry)]))
+                Ok(Made::light(Answer::Modules(vec![to_module(entry)])))
             }
             ModuleOperation::Delete { name } => {
                 let identity = IdentityId::module(&device, &name);
                 if rows::entry(w.db, &identity)?.is_some() {
                     identities::delete(w, &identity, &IfMatch::Any, Cause::Device)?;
                 }
-                Ok(Answer::Accepted)
+                Ok(Made::light(Answer::Accepted))
             }
         })
     }
@@ -217,13 +233,13 @@ impl HubSession {
         }
         let core = Arc::clone(&self.core);
         let (answer, reply) = pair();
-        let permit = Arc::clone(permit);
+        let (permit, answers) = (Arc::clone(permit), Arc::clone(&self.core.answers));
         let found = self.core.tables.submit_held(Tick::NEVER, Arc::clone(&permit), move |w| {
             identities::find(w, &target).map(|entry| entry.ord)
         });
         super::shell::spawn_invoke(&core, found, request, move |result| {
             // Nobody may be waiting any more.
-            answer.send(result.map(Answer::Method)).ok();
+            answer.send(result.and_then(|it| Made::weighed(Answer::Method(it), &answers))).ok();
             drop(permit);
         });
         Source::Reply(reply)

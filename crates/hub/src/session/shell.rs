@@ -51,7 +51,10 @@ pub(crate) struct Core {
     pub(crate) live: Live,
     /// The newest change of the feed.
     pub(crate) heads: watch::Receiver<u64>,
+    /// Bytes of requests that wait for their answers.
     pub(crate) budget: Arc<Budget>,
+    /// Bytes of answers that wait for whoever asked.
+    pub(crate) answers: Arc<Budget>,
     /// Room for live readers of telemetry.
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) incarnation: u32,
@@ -145,6 +148,26 @@ impl Drop for Permit {
                 // Idle sessions hold none; a torn one waits until its failure was told.
                 inner.chain.take_if(|chain| chain.failure().is_none());
             }
+            if inner.state.has_room() { inner.ready.take() } else { None }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Room of a session for the answers of one batch, until they are taken.
+#[derive(Debug)]
+pub(crate) struct AnswerRoom {
+    shared: Arc<Shared>,
+    count: u16,
+}
+
+impl Drop for AnswerRoom {
+    fn drop(&mut self) {
+        let waker = {
+            let mut inner = self.shared.lock();
+            inner.state.give_answers(self.count);
             if inner.state.has_room() { inner.ready.take() } else { None }
         };
         if let Some(waker) = waker {
@@ -260,6 +283,7 @@ impl DeviceSession for HubSession {
 
     fn submit(&self, batch: Batch, deadline: Tick) -> Result<Completion, Full> {
         let bytes = super::requests::bytes_of(&batch);
+        let answers = super::requests::heavy_answers_of(&batch);
         let requests = u32::try_from(batch.0.len()).unwrap_or(u32::MAX);
         let now = self.core.world.now();
         // Enqueued under the session's lock: a takeover comes wholly before or wholly after.
@@ -271,22 +295,28 @@ impl DeviceSession for HubSession {
         if !inner.state.take_room(requests, bytes) {
             return Err(Full(batch));
         }
+        if !inner.state.take_answers(answers) {
+            inner.state.give_room(requests, bytes);
+            return Err(Full(batch));
+        }
         if !self.core.budget.take(bytes) {
             inner.state.give_room(requests, bytes);
+            inner.state.give_answers(answers);
             return Err(Full(batch));
         }
         inner.state.active = now.wall;
         if self.owned && inner.state.note() {
             self.core.connections.note(self.shared.ord, now.tick);
         }
-        let shared = Arc::clone(&self.shared);
+        let shared = || Arc::clone(&self.shared);
         let budget = Arc::clone(&self.core.budget);
-        let permit = Arc::new(Permit { shared, budget, requests, bytes });
+        let permit = Arc::new(Permit { shared: shared(), budget, requests, bytes });
+        let room = (answers > 0).then(|| Arc::new(AnswerRoom { shared: shared(), count: answers }));
         let chain = inner.chain.get_or_insert_default().clone();
-        let submitted = self.enqueue((batch, chain), &permit, deadline);
-        // The last holder of the permit takes the lock, so it must not be dropped under it.
+        let submitted = self.enqueue((batch, chain), (&permit, room.clone()), deadline);
+        // The last holder of either takes the lock, so they must not be dropped under it.
         drop(inner);
-        drop(permit);
+        drop((permit, room));
         submitted
     }
 
@@ -304,10 +334,10 @@ impl DeviceSession for HubSession {
         }
     }
 
-    fn poll_event(&self, cx: &mut Context<'_>, _: Credit) -> Poll<DeviceEvent> {
+    fn poll_event(&self, cx: &mut Context<'_>, credit: Credit) -> Poll<DeviceEvent> {
         let now = self.core.world.now().tick;
         let mut inner = self.shared.lock();
-        if let Some(event) = inner.state.poll_event(now) {
+        if let Some(event) = inner.state.poll_event(now, credit) {
             return Poll::Ready(event);
         }
         match &mut inner.event {
@@ -335,15 +365,17 @@ impl DeviceSession for HubSession {
     }
 
     fn close(&self, how: Leave) {
-        let revoked = {
+        let closed = {
             let mut inner = self.shared.lock();
             if std::mem::replace(&mut inner.state.left, true) {
                 return;
             }
-            inner.state.closed() == Some(CloseReason::Revoked)
+            inner.state.closed()
         };
+        // Who lost the right says nothing more; and where it is we who go, nobody was lost.
+        let silent = matches!(closed, Some(CloseReason::Revoked | CloseReason::ShuttingDown));
         if let Leave::Lost { will: Some(will) } = how
-            && !revoked
+            && !silent
         {
             self.send_will(*will);
         }

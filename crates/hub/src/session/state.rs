@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use model::feature::{Feature, FeatureSet};
-use model::method::{MethodCallId, MethodRequest};
+use model::method::{METHODS_WAITING_BYTES_MAX, MethodCallId, MethodRequest};
 use model::planted;
 use model::time::{Tick, WallTime};
 use model::twin::slot::{DesiredChange, DesiredSlot};
-use model::waist::{CloseReason, DeviceEvent};
+use model::waist::{ANSWER_BYTES, CloseReason, Credit, DeviceEvent, SESSION_ANSWER_BYTES_MAX};
 
 use crate::storage::rows::Activity;
 
@@ -70,6 +70,8 @@ pub(crate) struct SessionState {
     told: bool,
     requests: u32,
     bytes: u32,
+    /// Answers with a twin or a payload that were asked for and not taken.
+    answers: u16,
     desired: Option<Box<DesiredSlot>>,
     calls: VecDeque<Call>,
 }
@@ -137,6 +139,25 @@ impl SessionState {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
+    /// Takes room for so many answers of weight; `false` if too many wait already. Requests whose
+    /// answers weigh nothing are never held up.
+    pub(crate) fn take_answers(&mut self, count: u16) -> bool {
+        if count > 0 && !self.has_answer_room() {
+            return false;
+        }
+        self.answers = self.answers.saturating_add(count);
+        true
+    }
+
+    fn has_answer_room(&self) -> bool {
+        u32::from(self.answers) * ANSWER_BYTES <= SESSION_ANSWER_BYTES_MAX / 2
+    }
+
+    /// Answers were taken, or nobody waits for them any more.
+    pub(crate) fn give_answers(&mut self, count: u16) {
+        self.answers = self.answers.saturating_sub(count);
+    }
+
     /// Whether nothing waits for an answer.
     pub(crate) fn is_idle(&self) -> bool {
         self.requests == 0
@@ -145,7 +166,9 @@ impl SessionState {
     /// Whether a waiting batch may try again.
     pub(crate) fn has_room(&self) -> bool {
         self.closed.is_some()
-            || (self.requests < SESSION_REQUESTS_MAX / 2 && self.bytes < SESSION_BYTES_MAX / 2)
+            || (self.requests < SESSION_REQUESTS_MAX / 2
+                && self.bytes < SESSION_BYTES_MAX / 2
+                && self.has_answer_room())
     }
 
     /// The desired properties changed.
@@ -164,7 +187,9 @@ impl SessionState {
         if self.closed.is_some() || !self.features.has(Feature::Methods) {
             return Err(call);
         }
-        if self.calls.len() >= SESSION_METHODS_MAX {
+        let waiting: usize = self.calls.iter().map(|call| call.request.payload.len()).sum();
+        let large = waiting + call.request.payload.len() > METHODS_WAITING_BYTES_MAX;
+        if self.calls.len() >= SESSION_METHODS_MAX || large && !self.calls.is_empty() {
             return Err(call);
         }
         // Planted: a call is handed out twice.
@@ -190,15 +215,20 @@ impl SessionState {
         (self.closed.is_some() && !self.told) || self.desired.is_some() || !self.calls.is_empty()
     }
 
-    /// The next event. `Closed` overtakes everything and comes once.
-    pub(crate) fn poll_event(&mut self, now: Tick) -> Option<DeviceEvent> {
+    /// The next event that `credit` allows. `Closed` overtakes everything and comes once.
+    pub(crate) fn poll_event(&mut self, now: Tick, credit: Credit) -> Option<DeviceEvent> {
         if let Some(reason) = self.closed {
             let told = std::mem::replace(&mut self.told, true);
             return (!told).then_some(DeviceEvent::Closed(reason));
         }
-        if let Some(slot) = self.desired.take() {
+        if credit.desired > 0
+            && let Some(slot) = self.desired.take()
+        {
             let (patch, version) = slot.into_event();
             return Some(DeviceEvent::Desired { patch, version });
+        }
+        if credit.methods == 0 {
+            return None;
         }
         let calls = &mut self.calls;
         let next = std::iter::from_fn(|| calls.pop_front()).find(|call| call.deadline > now);
@@ -259,9 +289,9 @@ mod tests {
         state.handle_call(call(7, 10)).unwrap();
         assert_eq!(state.handle_close(CloseReason::TakenOver), [MethodCallId(7)]);
         state.handle_close(CloseReason::Expired);
-        let event = state.poll_event(Tick(0));
+        let event = state.poll_event(Tick(0), Credit::of_messages(0));
         assert_eq!(event, Some(DeviceEvent::Closed(CloseReason::TakenOver)));
-        assert_eq!(state.poll_event(Tick(0)), None);
+        assert_eq!(state.poll_event(Tick(0), Credit::of_messages(0)), None);
         assert!(state.handle_call(call(8, 10)).is_err());
     }
 
@@ -272,10 +302,54 @@ mod tests {
             state.handle_call(call(id, id)).unwrap();
         }
         assert!(state.handle_call(call(99, 99)).is_err());
-        let Some(DeviceEvent::Method { call, .. }) = state.poll_event(Tick(5)) else {
+        let Some(DeviceEvent::Method { call, .. }) =
+            state.poll_event(Tick(5), Credit::of_messages(0))
+        else {
             panic!("calls wait");
         };
         assert_eq!(call, MethodCallId(6));
+    }
+
+    #[test]
+    fn the_payloads_of_waiting_calls_are_bounded_together() {
+        let mut state = open();
+        let large = |id| {
+            let Call { mut request, deadline, .. } = call(id, 10);
+            request.payload = vec![b'x'; METHODS_WAITING_BYTES_MAX / 2].into();
+            Call { id: MethodCallId(id), request, deadline }
+        };
+        state.handle_call(large(1)).unwrap();
+        state.handle_call(large(2)).unwrap();
+        assert_eq!(state.handle_call(large(3)).unwrap_err().id, MethodCallId(3));
+        state.poll_event(Tick(0), Credit::of_messages(0)).unwrap();
+        state.handle_call(large(4)).unwrap();
+    }
+
+    #[test]
+    fn what_has_no_credit_waits_and_only_the_end_needs_none() {
+        let mut state = open();
+        state.handle_desired(change());
+        state.handle_call(call(7, 10)).unwrap();
+        assert_eq!(state.poll_event(Tick(0), Credit::NONE), None);
+        let methods = Credit { methods: 1, ..Credit::NONE };
+        let event = state.poll_event(Tick(0), methods);
+        assert!(matches!(event, Some(DeviceEvent::Method { .. })), "{event:?}");
+        assert_eq!(state.poll_event(Tick(0), methods), None);
+        state.handle_close(CloseReason::Expired);
+        let event = state.poll_event(Tick(0), Credit::NONE);
+        assert_eq!(event, Some(DeviceEvent::Closed(CloseReason::Expired)));
+    }
+
+    #[test]
+    fn answers_that_nobody_takes_hold_up_who_asks_for_more_and_nobody_else() {
+        let mut state = open();
+        let half = u16::try_from(SESSION_ANSWER_BYTES_MAX / ANSWER_BYTES / 2).unwrap();
+        assert!(state.take_answers(half));
+        assert!(state.take_answers(half));
+        assert!(!state.take_answers(1) && !state.has_room());
+        assert!(state.take_answers(0) && state.take_room(1, 1));
+        state.give_answers(half);
+        assert!(state.has_room() && state.take_answers(1));
     }
 
     #[test]
@@ -283,7 +357,7 @@ mod tests {
         let mut state = SessionState::default();
         state.handle_desired(change());
         assert!(state.handle_call(call(1, 1)).is_err());
-        assert_eq!(state.poll_event(Tick(0)), None);
+        assert_eq!(state.poll_event(Tick(0), Credit::of_messages(0)), None);
     }
 
     #[test]

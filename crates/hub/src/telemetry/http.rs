@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::time::Duration;
 
 use api::error::{ApiError, ErrorCode};
@@ -24,6 +25,7 @@ use tracing::warn;
 use super::shell::Telemetry;
 use super::{decode, partition_of};
 use crate::access::Rights;
+use crate::connections::Lease;
 use crate::console::sessions::SessionId;
 use crate::service::http::{Call, Outcome, answer};
 use crate::session::shell::Core;
@@ -279,6 +281,7 @@ pub(crate) fn stream(call: Call) -> Outcome {
     })?;
     let follower = Follower {
         _room: room,
+        lease: call.core.connections.lease(call.valid_until()),
         commits: telemetry.follow(),
         session: call.session_id(),
         ended: call.core.console.follow(),
@@ -287,6 +290,7 @@ pub(crate) fn stream(call: Call) -> Outcome {
         cursor,
         last: u16::MAX,
         waiting: Vec::new(),
+        done: false,
     };
     let events = stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await?;
@@ -303,41 +307,40 @@ struct Follower {
     /// The browser's session that reads, and news of ended ones.
     session: Option<SessionId>,
     ended: watch::Receiver<u64>,
+    /// Until when the reader may read.
+    lease: Lease,
     device: Option<String>,
     cursor: Cursor,
     /// The partition that was read last; the one after it is next, so that none starves.
     last: u16,
     /// What was read of one partition and not yet sent, last first.
     waiting: Vec<Event>,
+    /// Goodbye was said.
+    done: bool,
 }
 
 impl Follower {
-    /// The next event; `None` when the hub stops or cannot read, or the session has ended.
+    /// The next event; `None` behind the goodbye, or when the hub cannot read.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.waiting.pop() {
                 return Some(event);
             }
-            self.commits.borrow_and_update();
-            self.ended.borrow_and_update();
-            let now = self.core.world.now();
-            if self.session.is_some_and(|id| !self.core.console.touch(id, now)) {
+            if self.done {
                 return None;
             }
-            let mut moved = false;
-            for partition in self.round() {
-                moved |= self.read(partition).await?;
-                // One read is held, however many partitions there are.
-                if !self.waiting.is_empty() {
-                    break;
-                }
+            self.commits.borrow_and_update();
+            self.ended.borrow_and_update();
+            if let Some(reason) = self.end() {
+                return Some(self.goodbye(reason));
             }
-            if self.waiting.is_empty() && !moved {
+            if !self.read_next().await? {
                 if self.core.connections.is_stopping() || self.core.live.is_stopped() {
-                    return None;
+                    return Some(self.goodbye("stopping"));
                 }
                 tokio::select! {
                     biased;
+                    () = poll_fn(|cx| self.lease.poll_over(cx)) => {}
                     changed = self.ended.changed() => changed.ok()?,
                     changed = self.commits.changed() => changed.ok()?,
                     () = tokio::time::sleep(KEEP_ALIVE) => {
@@ -346,6 +349,36 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Why the reader may read no more, if so.
+    fn end(&self) -> Option<&'static str> {
+        if self.lease.is_over() {
+            return Some("expired");
+        }
+        let now = self.core.world.now();
+        let lasts = self.session.is_none_or(|id| self.core.console.touch(id, now));
+        (!lasts).then_some("signedOut")
+    }
+
+    /// Says why it ends, and where to go on.
+    fn goodbye(&mut self, reason: &'static str) -> Event {
+        self.done = true;
+        let data = json!({ "reason": reason }).to_string();
+        Event::default().event("bye").id(self.cursor.text()).data(data)
+    }
+
+    /// Reads partitions until one brings something: one read is held, however many there are.
+    /// `true` if a cursor moved.
+    async fn read_next(&mut self) -> Option<bool> {
+        let mut moved = false;
+        for partition in self.round() {
+            moved |= self.read(partition).await?;
+            if !self.waiting.is_empty() {
+                break;
+            }
+        }
+        Some(moved)
     }
 
     /// All partitions, beginning behind the last that was read.
@@ -415,11 +448,13 @@ mod tests {
             commits: core.telemetry.follow(),
             session: None,
             ended: core.console.follow(),
+            lease: core.connections.lease(WallTime(i64::MAX)),
             core,
             device: None,
             cursor: Cursor((0..PARTITIONS).map(|at| (at, 0)).collect()),
             last: u16::MAX,
             waiting: Vec::new(),
+            done: false,
         };
         let mut begun = std::collections::BTreeSet::new();
         for _ in 0..STREAM_READ * usize::from(PARTITIONS) {

@@ -155,7 +155,7 @@ async fn an_orderly_end_tells_sessions_and_takes_nothing_more() {
     let opened = open(&running, &claim, CLEAN).await;
     asked(&*opened.session, send("last".to_owned())).await;
     running.hub.close().await;
-    let event = std::future::poll_fn(|cx| opened.session.poll_event(cx, Credit { messages: 1 }));
+    let event = std::future::poll_fn(|cx| opened.session.poll_event(cx, Credit::of_messages(1)));
     assert_eq!(event.await, DeviceEvent::Closed(CloseReason::ShuttingDown));
     let late = ask(&*opened.session, report(1), Tick::NEVER).await;
     assert_eq!(late.unwrap_err().kind, RefusalKind::Unavailable);

@@ -30,7 +30,7 @@ struct Stream(axum::body::BodyDataStream, String);
 impl Stream {
     async fn open(running: &Running, query: &str, last: Option<&str>) -> Self {
         let key = running.hub.policy_key("service").unwrap();
-        let token = token(&running.world(), NAME, Some("service"), &key, Duration::from_hours(1));
+        let token = token(&running.world(), NAME, Some("service"), &key, Duration::from_hours(9));
         let mut request = Request::builder()
             .uri(format!("/api/v1/telemetry/stream{query}"))
             .header("authorization", token.expose_str().unwrap());

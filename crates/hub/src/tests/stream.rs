@@ -488,7 +488,7 @@ async fn start_agent(
     let clock = r.world();
     world.spawn(async move {
         loop {
-            let credit = Credit { messages: 0 };
+            let credit = Credit::of_messages(0);
             let event = std::future::poll_fn(|cx| session.poll_event(cx, credit)).await;
             let DeviceEvent::Method { call, request, .. } = event else { continue };
             let payload = serde_json::from_slice(&request.payload).unwrap();
@@ -632,4 +632,32 @@ async fn calls_of_methods_are_remembered_without_their_payloads() {
     let (status, _) =
         r.call_as("registryRead", ("GET", "/api/v1/devices/e/methods"), None, Value::Null).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_its_token_and_goes_on_with_a_fresh_one() {
+    let machine = Machine::new();
+    let r = machine.start(1);
+    let (life, start) = (Duration::from_mins(20), r.world().now().tick);
+    let key = r.hub.policy_key("iothubowner").unwrap();
+    let short = token(&r.world(), NAME, Some("iothubowner"), &key, life);
+    let headers = [("authorization", short.expose_str().unwrap())];
+    let mut watcher = Watcher::of(request(&r.service, &["changes"], &headers).await);
+    let hello = watcher.expect("hello").await;
+    r.device("d1").await;
+    let seen = watcher.expect("update").await.id;
+    let bye = watcher.expect("bye").await;
+    assert_eq!(bye.data["reason"], "expired");
+    assert!(watcher.next().await.is_none(), "nothing follows a goodbye");
+    let span = r.world().now().tick.since(start);
+    assert!(span >= life && span < life + Duration::from_mins(7), "{span:?}");
+    r.device("d2").await;
+    let mut again = Watcher::open_with(&r, &["changes"], &[("last-event-id", &seen)]).await;
+    let back = again.expect("hello").await;
+    assert_eq!(
+        (&back.data["resumed"], &back.data["stream"]),
+        (&json!(true), &hello.data["stream"])
+    );
+    let change = again.update("changes").await;
+    assert_eq!(change["data"]["changes"][0]["deviceId"], "d2", "what came meanwhile is told");
 }

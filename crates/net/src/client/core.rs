@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use model::feature::FeatureSet;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::Tick;
+use model::twin::limits;
 use model::waist::{
     Answer, Answers, BATCH_REQUESTS_MAX, Batch, CloseReason, Completion, Credit, DeviceEvent,
     DeviceRequest, Full, Leave, ModuleOperation,
@@ -20,6 +21,8 @@ use super::Link;
 const UNANSWERED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Events that may wait for somebody to poll; beyond it the socket is not read.
 const EVENTS_MAX: usize = 1024;
+/// Bytes of events that may wait for somebody to poll; beyond it the socket is not read.
+pub(super) const EVENTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 pub(super) struct Core {
     wire: Session,
@@ -31,6 +34,7 @@ pub(super) struct Core {
     /// What the batch submitted last takes: requests and bytes.
     wanted: (usize, usize),
     events: VecDeque<DeviceEvent>,
+    events_bytes: usize,
     /// Whether the server accepted the current connection, and then whether it knew us.
     accepted: Option<bool>,
     /// What the server granted in any connection so far.
@@ -71,6 +75,7 @@ impl Core {
             unanswered_bytes: 0,
             wanted: (0, 0),
             events: VecDeque::new(),
+            events_bytes: 0,
             accepted: None,
             granted: FeatureSet::new(),
             greeted_before: false,
@@ -154,14 +159,15 @@ impl Core {
         if let (Some(end), false) = (self.end, self.end_told) {
             self.end_told = true;
             self.events.clear();
+            self.events_bytes = 0;
             return Poll::Ready(DeviceEvent::Closed(end));
         }
-        let allowed =
-            |event: &DeviceEvent| credit.messages > 0 || !matches!(event, DeviceEvent::Message(_));
-        if let Some(at) = self.events.iter().position(allowed)
+        if let Some(at) = self.events.iter().position(|event| credit.allows(event))
             && let Some(event) = self.events.remove(at)
         {
-            if self.events.len() + 1 == EVENTS_MAX {
+            let was_full = !self.wants_bytes() || self.events.len() + 1 == EVENTS_MAX;
+            self.events_bytes = self.events_bytes.saturating_sub(event_bytes(&event));
+            if was_full && self.wants_bytes() {
                 wake(&mut self.driver);
             }
             return Poll::Ready(event);
@@ -202,6 +208,7 @@ impl Core {
                 Step::Connected { resumed } => self.handle_accepted(now, resumed),
                 Step::Answer { id, answer } => self.settle(now, id, answer),
                 Step::Event(event) => {
+                    self.events_bytes += event_bytes(&event);
                     self.events.push_back(event);
                     wake(&mut self.listener);
                 }
@@ -321,7 +328,7 @@ impl Core {
     }
 
     pub(super) fn wants_bytes(&self) -> bool {
-        self.events.len() < EVENTS_MAX
+        self.events.len() < EVENTS_MAX && self.events_bytes < EVENTS_BYTES_MAX
     }
 
     pub(super) fn accepted(&self) -> Option<bool> {
@@ -352,6 +359,18 @@ fn wake(waker: &mut Option<Waker>) {
 
 fn late_refusal() -> Refusal {
     Refusal::new(RefusalKind::TimedOut, "no answer came; it may have happened")
+}
+
+/// What an event weighs while it waits, in bytes.
+fn event_bytes(event: &DeviceEvent) -> usize {
+    match event {
+        DeviceEvent::Desired { patch, .. } => limits::object_bytes(&patch.0),
+        DeviceEvent::Method { request, .. } => request.payload.len(),
+        DeviceEvent::Message(delivery) => {
+            delivery.message.body.len() + delivery.message.properties.0.len()
+        }
+        DeviceEvent::Closed(_) => 0,
+    }
 }
 
 /// What a request weighs, in bytes; small ones weigh nothing and are bounded by their number.

@@ -16,6 +16,7 @@ use model::waist::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::core::EVENTS_BYTES_MAX;
 use super::*;
 use crate::http::HttpServer;
 use crate::mqtt::MqttServer;
@@ -60,7 +61,7 @@ fn methods() -> FeatureSet {
     [Subscription { feature: Feature::Methods, qos: 1, filter }].into_iter().collect()
 }
 
-const SOME: Credit = Credit { messages: 8 };
+const SOME: Credit = Credit::of_messages(8);
 
 impl Bench {
     async fn open(&self) -> Opened {
@@ -382,4 +383,27 @@ async fn a_large_message_passes_tcp_and_tls_and_a_certificate_can_be_the_claim()
     server.shut_down(Duration::from_mins(1)).await;
     let closed = event(&*opened.session).await;
     assert_eq!(closed, DeviceEvent::Closed(CloseReason::Disconnected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_nobody_takes_stop_the_reading_at_a_bound_in_bytes() {
+    let bench = bench().await;
+    let opened = bench.open().await;
+    let filter = "$iothub/twin/PATCH/properties/desired/#".into();
+    let desired = Subscription { feature: Feature::DesiredChanges, qos: 1, filter };
+    let subscribe = DeviceRequest::Subscribe([desired].into_iter().collect());
+    ask(&*opened.session, subscribe, Tick::NEVER).await.unwrap();
+    let text = "x".repeat(EVENTS_BYTES_MAX / 64);
+    let all = 3 * 64;
+    for version in 1..=all {
+        let patch = TwinPatch([("k".to_owned(), text.clone().into())].into_iter().collect());
+        bench.cloud.push("d", DeviceEvent::Desired { patch, version: Version(version) });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What the client does not read stays with the server.
+    assert!(bench.server.unread_bytes() > 0, "the client holds everything");
+    for expected in 1..=all {
+        let DeviceEvent::Desired { version, .. } = event(&*opened.session).await else { panic!() };
+        assert_eq!(version, Version(expected));
+    }
 }

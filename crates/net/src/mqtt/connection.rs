@@ -14,8 +14,8 @@ use bytes::Bytes;
 use model::refusal::Refusal;
 use model::time::{Tick, WallTime};
 use model::waist::{
-    Batch, CloseReason, Completion, DeviceEvent, DeviceRequest, DeviceSession, Full, LinkKind,
-    Opened,
+    Batch, CloseReason, Completion, Credit, DeviceEvent, DeviceRequest, DeviceSession, Full,
+    LinkKind, Opened,
 };
 use model::world::Boxed;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -39,6 +39,9 @@ const UNPROVEN_READ_BYTES: usize = 4 * 1024;
 /// Bytes that an unproven peer may leave waiting without asking the listener's budget: twice
 /// what a CONNECT without a will takes.
 const UNPROVEN_FREE_BYTES: usize = 4 * 1024;
+/// Bytes of output that the peers of one listener left unread. Beyond it a connection is given
+/// answers and events only while its own peer has read everything, so one each may come on top.
+pub(super) const UNREAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Reads in a row before other connections of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
 /// Others get their turn after this, too: one read can hold thousands of packets.
@@ -62,8 +65,10 @@ pub(super) struct Connection {
     opening: Option<Boxed<'static, Result<Opened, Refusal>>>,
     /// Answers awaited, oldest first, and what their requests weigh.
     waiting: VecDeque<(Completion, Charge)>,
-    /// Bytes read since the last batch.
+    /// Bytes read before the proof.
     read_bytes: usize,
+    /// What of our output the budget of the listener knows, in bytes.
+    unread: usize,
     /// A batch that found no room; the socket is not read meanwhile.
     pending: Option<Batch>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -117,6 +122,7 @@ impl Connection {
             opening: None,
             waiting: VecDeque::new(),
             read_bytes: 0,
+            unread: 0,
             pending: None,
             timer: None,
             valid_until: None,
@@ -180,10 +186,12 @@ impl Connection {
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let bytes = buffer.filled();
             if !bytes.is_empty() {
-                self.read_bytes += bytes.len();
-                let waiting = self.read_bytes.saturating_sub(UNPROVEN_FREE_BYTES);
-                if !is_proven && !self.seat.charge(waiting) {
-                    return Poll::Ready(Err(io::Error::other("too much before a proof")));
+                if !is_proven {
+                    self.read_bytes += bytes.len();
+                    let waiting = self.read_bytes.saturating_sub(UNPROVEN_FREE_BYTES);
+                    if !self.seat.charge(waiting) {
+                        return Poll::Ready(Err(io::Error::other("too much before a proof")));
+                    }
                 }
                 self.wire.handle_bytes(self.shared.world.now().tick, bytes);
             }
@@ -200,6 +208,7 @@ impl Connection {
             }
             self.wire.handle_written(written);
         }
+        self.count_unread();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -224,8 +233,28 @@ impl Connection {
         }
     }
 
+    /// Tells the budget of the listener what our peer has not read.
+    fn count_unread(&mut self) {
+        let unread = self.wire.output().len();
+        if unread != self.unread {
+            let held = &self.shared.counts.unread_bytes;
+            held.fetch_add(unread, Ordering::Relaxed);
+            held.fetch_sub(self.unread, Ordering::Relaxed);
+            self.unread = unread;
+        }
+    }
+
+    /// Whether the peer may be given more. Over the budget of the listener only who has read
+    /// everything is; our own writes wake us.
+    fn may_say(&mut self) -> bool {
+        self.count_unread();
+        let held = self.shared.counts.unread_bytes.load(Ordering::Relaxed);
+        self.wire.wants_answers() && (held < UNREAD_BYTES_MAX || self.unread == 0)
+    }
+
     fn poll_answers(&mut self, cx: &mut Context<'_>) {
-        while let Some(first) = self.waiting.front_mut() {
+        while self.may_say() {
+            let Some(first) = self.waiting.front_mut() else { break };
             match first.0.poll_next(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Some(answer)) => {
@@ -235,14 +264,16 @@ impl Connection {
             }
         }
         // An idle connection holds no queue.
-        if self.waiting.capacity() > 0 {
+        if self.waiting.is_empty() && self.waiting.capacity() > 0 {
             self.waiting = VecDeque::new();
         }
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) {
         let Some(session) = self.session.clone() else { return };
-        while let Poll::Ready(event) = session.poll_event(cx, self.wire.credit()) {
+        loop {
+            let credit = if self.may_say() { self.wire.credit() } else { Credit::NONE };
+            let Poll::Ready(event) = session.poll_event(cx, credit) else { return };
             let last = matches!(event, DeviceEvent::Closed(_));
             self.wire.handle_event(event);
             if last {
@@ -311,7 +342,7 @@ impl Connection {
         }
         match session.submit(batch, self.deadline()) {
             Ok(completion) => {
-                let bytes = std::mem::take(&mut self.read_bytes);
+                let bytes = self.wire.take_charge();
                 self.waiting.push_back((completion, Charge::new(&self.shared.counts, bytes)));
             }
             Err(Full(batch)) => self.pending = Some(batch),
@@ -359,6 +390,10 @@ impl Connection {
         }
         match end {
             End::Told(ending) => debug!(?ending, "mqtt connection ends"),
+            End::Broken(Some(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                let device_id = self.wire.identity().map(tracing::field::display);
+                info!(device_id, "an mqtt client takes nothing and is cut off");
+            }
             End::Broken(Some(error)) => debug!(%error, "mqtt connection broke"),
             End::Broken(None) => debug!("mqtt connection was closed by the peer"),
         }
@@ -387,7 +422,10 @@ impl Future for Connection {
             Phase::Draining => {
                 this.wire.handle_event(DeviceEvent::Closed(CloseReason::ShuttingDown));
             }
-            Phase::Cut => return Poll::Ready(()),
+            Phase::Cut => {
+                this.wire.handle_event(DeviceEvent::Closed(CloseReason::ShuttingDown));
+                return Poll::Ready(());
+            }
         }
         if !this.closing {
             let end = ready!(this.poll_all(cx));
@@ -415,5 +453,6 @@ impl Drop for Connection {
     /// However the connection ended, the session hears of it.
     fn drop(&mut self) {
         self.leave();
+        self.shared.counts.unread_bytes.fetch_sub(self.unread, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,7 @@ use model::waist::{DeviceEvent, Leave};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use wire::mqtt::packet::{self, Frame, Packet, PacketId, Publish, Qos};
+use wire::mqtt::server::OUTPUT_BYTES_MAX;
 
 use super::*;
 use crate::gate::UNPROVEN_BYTES_MAX;
@@ -373,4 +374,118 @@ async fn silent_peers_give_way_and_a_session_does_not() {
     let totals = bench.server.watch().totals("mqtt");
     assert!(totals.gave_way >= 36, "{totals:?}");
     assert!(totals.open <= 9, "{totals:?}");
+}
+
+fn read(id: u16) -> Packet<'static> {
+    let topic = "$iothub/twin/GET/?$rid=1";
+    let Packet::Publish(one) = publish(id) else { panic!() };
+    Packet::Publish(Publish { topic, body: b"", ..one })
+}
+
+/// Bytes of the twin that the cloud answers with.
+const TWIN_BYTES: usize = 60 * 1024;
+
+impl Bench {
+    /// A client that asks for its twin many times and reads nothing but the first greetings.
+    async fn deaf(&self) -> Raw {
+        let mut raw = self.connect().await;
+        let filters = vec![("$iothub/twin/res/#", Qos::AtMostOnce)];
+        raw.send(&[Packet::Subscribe { id: PacketId::MIN, filters }]).await;
+        assert!(raw.next().await.starts_with("SubAck"));
+        let mut out = BytesMut::new();
+        (1..=400).for_each(|id| packet::encode(&read(id), &mut out));
+        let sent = raw.stream.write_all(&out);
+        // The pipe holds less than that: the rest is not read, and must not be waited for.
+        tokio::time::timeout(Duration::from_secs(1), sent).await.ok();
+        raw
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_pins_little_and_is_cut_off_when_patience_ends() {
+    let bench = bench().await;
+    bench.cloud.fill_twins(TWIN_BYTES);
+    let world = world();
+    let start = world.now().tick;
+    let mut raw = bench.deaf().await;
+    let most = OUTPUT_BYTES_MAX + TWIN_BYTES + 1024;
+    let unread = bench.server.unread_bytes();
+    assert!(unread >= OUTPUT_BYTES_MAX && unread < most, "{unread} bytes wait");
+    until(|| bench.server.open() == 0).await;
+    let span = world.now().tick.since(start);
+    assert!(span >= WRITE_PATIENCE && span < 2 * WRITE_PATIENCE, "{span:?}");
+    assert_eq!((bench.server.watch().totals("").deaf, bench.server.unread_bytes()), (1, 0));
+    assert_eq!(bench.cloud.leaves(), [Leave::Lost { will: None }]);
+    while raw.next().await != "end" {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_that_takes_something_is_not_cut_off() {
+    let bench = bench().await;
+    bench.cloud.fill_twins(TWIN_BYTES);
+    let mut raw = bench.deaf().await;
+    for _ in 0..20 {
+        tokio::time::sleep(WRITE_PATIENCE * 9 / 10).await;
+        assert_ne!(raw.stream.read_buf(&mut raw.bytes).await.unwrap(), 0);
+        raw.bytes.clear();
+    }
+    assert_eq!((bench.server.open(), bench.server.watch().totals("").deaf), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_budget_of_a_listener_only_who_has_read_everything_is_answered() {
+    let bench = bench().await;
+    bench.cloud.fill_twins(TWIN_BYTES);
+    let clients = connection::UNREAD_BYTES_MAX / OUTPUT_BYTES_MAX + 50;
+    let mut deaf = Vec::new();
+    for at in 0..clients {
+        let mut raw = bench.dial().await;
+        let (name, user) = (format!("d{at}"), format!("hub/d{at}/?api-version=1"));
+        let Packet::Connect(asked) = connect(b"good") else { panic!() };
+        let asked =
+            packet::Connect { client_id: &name, user_name: Some(&user), keep_alive: 0, ..asked };
+        let filters = vec![("$iothub/twin/res/#", Qos::AtMostOnce)];
+        let subscribe = Packet::Subscribe { id: PacketId::MIN, filters };
+        raw.send(&[Packet::Connect(asked), subscribe]).await;
+        for _ in 0..10 {
+            raw.send(&[read(1)]).await;
+        }
+        deaf.push(raw);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (held, one) = (bench.server.unread_bytes(), TWIN_BYTES + 1024);
+    assert!(held >= connection::UNREAD_BYTES_MAX, "only {held} bytes wait: nothing is shown");
+    let most = connection::UNREAD_BYTES_MAX + clients * one;
+    assert!(held < most, "{held} bytes wait for {clients} clients");
+    let mut honest = bench.connect().await;
+    let filters = vec![("$iothub/twin/res/#", Qos::AtMostOnce)];
+    honest.send(&[Packet::Subscribe { id: PacketId::MIN, filters }]).await;
+    assert!(honest.next().await.starts_with("SubAck"));
+    for _ in 0..3 {
+        honest.send(&[read(1)]).await;
+        assert_eq!(honest.next().await, acknowledged(1));
+        assert!(honest.next().await.contains("$iothub/twin/res/200"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orderly_end_publishes_no_will_and_a_broken_connection_does() {
+    for orderly in [true, false] {
+        let bench = bench().await;
+        let mut raw = bench.dial().await;
+        let Packet::Connect(asked) = connect(b"good") else { panic!() };
+        let topic = "devices/d/messages/events/";
+        let will = packet::Will { topic, body: b"gone", qos: Qos::AtMostOnce, retain: false };
+        raw.send(&[Packet::Connect(packet::Connect { will: Some(will), ..asked })]).await;
+        assert!(raw.next().await.starts_with("ConnAck"));
+        if orderly {
+            bench.server.shut_down(Duration::from_secs(5)).await;
+        } else {
+            bench.pipes.cut();
+        }
+        until(|| bench.cloud.leaves().len() == 1).await;
+        let leaves = bench.cloud.leaves();
+        let [Leave::Lost { will }] = &leaves[..] else { panic!("{leaves:?}") };
+        assert_eq!(will.is_none(), orderly);
+    }
 }

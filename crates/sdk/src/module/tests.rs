@@ -152,9 +152,7 @@ impl DeviceSession for Script {
     fn poll_event(&self, cx: &mut Context<'_>, credit: Credit) -> Poll<DeviceEvent> {
         let mut played = self.played();
         played.credit = credit.messages;
-        let allowed =
-            |event: &DeviceEvent| credit.messages > 0 || !matches!(event, DeviceEvent::Message(_));
-        let at = played.events.iter().position(allowed);
+        let at = played.events.iter().position(|event| credit.allows(event));
         if let Some(event) = at.and_then(|at| played.events.remove(at)) {
             return Poll::Ready(event);
         }

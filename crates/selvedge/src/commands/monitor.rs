@@ -48,7 +48,7 @@ async fn exists(service: &Service, device: &DeviceId) -> Result<(), Failure> {
 /// Prints messages until `left` are printed, the stream ends or the user does; `cursor` is then
 /// behind the last printed one.
 async fn follow(
-    events: &mut Events,
+    events: &mut Events<'_>,
     cursor: &mut String,
     mut left: Option<u64>,
     terminal: &Terminal,

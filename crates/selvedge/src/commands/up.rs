@@ -327,7 +327,7 @@ fn make_folder(folder: &Path) -> Result<(), Failure> {
 /// Shows the status until somebody asks to stop.
 async fn show(service: &Service, runtime: &mut Child, terminal: &Terminal) -> Result<(), Failure> {
     let path = format!("/api/v1/telemetry/stream?from=now&device={DEVICE}");
-    let mut events: Events = service.events(&path).await?;
+    let mut events: Events<'_> = service.events(&path).await?;
     let mut screen = Screen::new();
     let mut tick = interval(REFRESH);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

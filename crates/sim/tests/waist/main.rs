@@ -4,4 +4,5 @@
 
 mod house;
 mod kept;
+mod outward;
 mod suite;

@@ -31,7 +31,7 @@ const NO_OUTCOMES: Without = Without {
 /// How long the router honours a token past its end.
 const TOLERANCE: Duration = credentials::skew::CLOCK_SKEW;
 /// Scenarios that every bench runs.
-const SCENARIOS: usize = 14;
+const SCENARIOS: usize = 15;
 
 async fn client_over_hub(subjects: Subjects) {
     let hub = Hub::start(7).await;

@@ -7,9 +7,11 @@ use model::feature::Feature;
 use model::message::{MESSAGE_BYTES_MAX, Message, PropertyBag};
 use model::method::{MethodRequest, MethodResponse};
 use model::refusal::RefusalKind;
-use model::waist::{Answer, Batch, DeviceEvent, DeviceRequest};
+use model::twin::{TwinPatch, Version};
+use model::waist::{Answer, Batch, Credit, DeviceEvent, DeviceRequest, DeviceSession};
+use serde_json::json;
 
-use super::Bench;
+use super::{Bench, patch};
 
 /// Answers come one by one in order, one bad message harms no neighbour, and the cloud reads
 /// what was accepted, in order, with its sender proven.
@@ -114,4 +116,69 @@ pub(super) async fn methods_are_called_and_answered(bench: &Bench) {
 
     let silent = bench.cloud.invoke(identity, now).await;
     assert_eq!(silent.expect_err("silence").kind, RefusalKind::TargetTimedOut);
+}
+
+/// Without credit nothing comes but the end; each kind waits for its own credit, and comes in
+/// order once it is there.
+pub(super) async fn without_credit_nothing_comes_and_what_waited_comes_in_order(bench: &Bench) {
+    let identity = bench.identity("credit").await;
+    let opened = bench.open(&identity, true).await;
+    let session = &*opened.session;
+    bench.subscribe(session, &[Feature::Methods, Feature::DesiredChanges]).await;
+    let call = |name: &str| {
+        let request = MethodRequest {
+            name: name.to_owned(),
+            payload: Bytes::from_static(b"{}"),
+            response_timeout: Duration::from_mins(1),
+            // Behind a gateway the hub learns a moment later who listens.
+            connect_timeout: Duration::from_mins(1),
+        };
+        bench.cloud.invoke(identity.clone(), request)
+    };
+    let calls = async {
+        let late = async |name| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            call(name).await
+        };
+        tokio::join!(call("first"), late("second"))
+    };
+    let listen = async {
+        bench.cloud.patch_desired(identity.clone(), patch(json!({"a": 1, "b": 1}))).await;
+        let last = bench.cloud.patch_desired(identity.clone(), patch(json!({"a": 2}))).await;
+        bench.quiet_with(session, Credit::NONE, "there is no credit").await;
+        take_desired(bench, session, last).await;
+        let credit = Credit { methods: 1, ..Credit::NONE };
+        for name in ["first", "second"] {
+            let event = bench.event_with(session, credit).await;
+            let DeviceEvent::Method { call, request, .. } = event else {
+                unreachable!("there is credit for methods only, not for {event:?}");
+            };
+            assert_eq!(request.name, name, "calls come in the order they were made");
+            let response = MethodResponse { status: 200, payload: Bytes::from_static(b"1") };
+            let answered = DeviceRequest::AnswerMethod { call, response };
+            assert_eq!(bench.ask(session, answered).await, Ok(Answer::Accepted));
+        }
+    };
+    let ((first, second), ()) = tokio::join!(calls, listen);
+    assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+    let _newer = bench.open(&identity, true).await;
+    let end = bench.event_with(session, Credit::NONE).await;
+    assert!(matches!(end, DeviceEvent::Closed(_)), "the end needs no credit: {end:?}");
+}
+
+/// Takes changes of desired properties until `last` is told; together they are all of them.
+async fn take_desired(bench: &Bench, session: &dyn DeviceSession, last: Version) {
+    let credit = Credit { desired: 1, ..Credit::NONE };
+    let mut told = patch(json!({}));
+    loop {
+        let event = bench.event_with(session, credit).await;
+        let DeviceEvent::Desired { patch, version } = event else {
+            unreachable!("there is credit for desired changes only, not for {event:?}");
+        };
+        told = model::twin::patch::compose(&told.0, &patch.0).map(TwinPatch).expect("one patch");
+        if version == last {
+            break;
+        }
+    }
+    assert_eq!(told, patch(json!({"a": 2, "b": 1})), "nothing of what waited is lost");
 }

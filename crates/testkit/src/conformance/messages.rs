@@ -1,9 +1,9 @@
 //! Messages for an identity: handed out on credit, locked until settled.
 
 use model::feature::Feature;
-use model::waist::{Answer, Delivery, DeviceEvent, DeviceRequest, DeviceSession, Outcome};
+use model::waist::{Answer, Credit, Delivery, DeviceEvent, DeviceRequest, DeviceSession, Outcome};
 
-use super::{Ability, Bench, QUIET, next_event};
+use super::{Ability, Bench};
 
 /// Without credit nothing comes; with it messages come in order; what was not settled comes
 /// again in the next session, what was completed does not.
@@ -17,8 +17,7 @@ pub(super) async fn messages_are_handed_out_until_they_are_settled(bench: &Bench
     for body in ["0", "1", "2"] {
         bench.cloud.send(identity.clone(), body).await;
     }
-    let early = tokio::time::timeout(QUIET, next_event(&*first.session, 0)).await;
-    assert!(early.is_err(), "no credit, no message: {early:?}");
+    bench.quiet_with(&*first.session, Credit::of_messages(0), "no credit, no message").await;
     let mut taken = Vec::new();
     for body in ["0", "1", "2"] {
         taken.push(delivery(bench, &*first.session, body).await);

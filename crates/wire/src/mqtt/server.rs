@@ -5,7 +5,8 @@
 //! ```text
 //! read n bytes        → handle_bytes(now, &bytes)         only while wants_bytes()
 //! poll(now): Connect  → DeviceApi::open → handle_opened | handle_refused
-//! poll(): Submit      → DeviceSession::submit → every answer, in order → handle_answer
+//! poll(): Submit      → DeviceSession::submit → every answer, in order → handle_answer,
+//!                       only while wants_answers()
 //! poll(): Close       → flush output, close the socket, DeviceSession::close(session.leave())
 //! poll_event(credit())→ handle_event
 //! output()            → write k bytes → handle_written(k)
@@ -29,8 +30,8 @@ use model::secret::Secret;
 use model::time::{Now, Tick};
 use model::twin::TwinPatch;
 use model::waist::{
-    Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Credit, DeliveryToken,
-    DeviceEvent, DeviceRequest, Leave, Outcome,
+    ANSWER_BYTES, Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Credit,
+    DeliveryToken, DeviceEvent, DeviceRequest, Leave, Outcome,
 };
 
 use super::packet::{self, Frame, InvalidPacket, Packet, PacketId, Publish, Qos};
@@ -41,14 +42,18 @@ use crate::topics::{bag, hub, status};
 
 /// How long a client may take from the connection to its CONNECT.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest silence granted, whatever keep-alive was asked. Source: IoT Hub, MQTT support.
+/// Longest silence granted, whatever keep-alive was asked, also if none was: a peer that is gone
+/// without a word must not stay for ever. Source: IoT Hub, MQTT support.
 pub const SILENCE_MAX: Duration = Duration::from_secs(1767);
 /// Most requests without an answer; beyond it the socket is not read.
 pub const UNANSWERED_MAX: usize = 1024;
 /// Most messages handed to the client and not acknowledged.
 pub const IN_FLIGHT_MAX: usize = 64;
-/// Output that a client left unread, in bytes, beyond which neither socket nor events are read.
+/// Output that a client left unread, in bytes, beyond which neither socket nor answers nor events
+/// are taken; what was taken last may come on top.
 pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
+/// Longest request id, in bytes: it is held until the answer goes out.
+pub const RID_BYTES_MAX: usize = 1024;
 
 /// What a CONNECT asked.
 #[derive(Clone, Debug)]
@@ -160,8 +165,10 @@ pub struct Session {
     owed: VecDeque<Owed>,
     in_flight: Vec<(PacketId, DeliveryToken)>,
     heard: Tick,
-    silence_max: Option<Duration>,
+    silence_max: Duration,
     batch_bytes: usize,
+    /// Bytes of the packets that became requests since they were last asked for.
+    charge: usize,
     /// Requests handed out or in the batch, without an answer.
     unanswered: usize,
     /// Bytes `rest` must have before another look is worth while.
@@ -193,8 +200,9 @@ impl Session {
             owed: VecDeque::new(),
             in_flight: Vec::new(),
             heard: now,
-            silence_max: Some(CONNECT_TIMEOUT),
+            silence_max: CONNECT_TIMEOUT,
             batch_bytes: 0,
+            charge: 0,
             unanswered: 0,
             needed: 0,
             lost_properties: 0,
@@ -258,6 +266,7 @@ impl Session {
             match packet::decode(left) {
                 Ok(Frame::Whole { packet, len }) => {
                     used += len;
+                    let requests = self.batch.len();
                     if let Packet::Publish(publish) = packet {
                         let end = used - publish.body.len();
                         let whole = shared.get_or_insert_with(|| Bytes::copy_from_slice(bytes));
@@ -265,6 +274,9 @@ impl Session {
                         self.handle_publish(&publish, body);
                     } else {
                         self.handle_packet(packet);
+                    }
+                    if self.batch.len() > requests {
+                        self.charge += len;
                     }
                 }
                 Ok(Frame::Partial { len }) => {
@@ -315,7 +327,8 @@ impl Session {
             self.will = Some(message);
         }
         let asked = Duration::from_secs(connect.keep_alive.into()) * 3 / 2;
-        self.silence_max = (!asked.is_zero()).then_some(asked.min(SILENCE_MAX));
+        let asked = if asked.is_zero() { SILENCE_MAX } else { asked };
+        self.silence_max = asked.min(SILENCE_MAX);
         self.identity = Some(user.identity.clone());
         self.model_id.clone_from(&user.model_id);
         let password = connect.password.map(Secret::new);
@@ -352,6 +365,11 @@ impl Session {
                 let reply = if firm { Reply::Firm } else { Reply::Lax };
                 (DeviceRequest::SendTelemetry(message), reply)
             }
+            DeviceTopic::ReadTwin { rid } | DeviceTopic::PatchReported { rid, .. }
+                if rid.len() > RID_BYTES_MAX =>
+            {
+                return self.end(Ending::Protocol("the request id is too long".into()));
+            }
             DeviceTopic::ReadTwin { rid } => (DeviceRequest::ReadTwin, Reply::Twin(rid.into())),
             DeviceTopic::PatchReported { rid, if_version } => {
                 if let Ok(patch) = serde_json::from_slice(&body) {
@@ -375,8 +393,11 @@ impl Session {
     }
 
     fn ask(&mut self, request: DeviceRequest, len: usize, owed: Owed) {
+        // What is asked for must have room as well as what is asked with.
+        let answer =
+            if matches!(request, DeviceRequest::ReadTwin) { ANSWER_BYTES as usize } else { 0 };
         self.batch.push(request);
-        self.batch_bytes += len;
+        self.batch_bytes += len + answer;
         self.unanswered += 1;
         self.owed.push_back(owed);
     }
@@ -442,7 +463,9 @@ impl Session {
         }
         if self.batch.is_empty() {
             self.work_rest();
-            self.pay_known(now);
+            if self.wants_answers() {
+                self.pay_known(now);
+            }
         }
         if !self.batch.is_empty() {
             self.batch_bytes = 0;
@@ -473,7 +496,8 @@ impl Session {
         self.end(Ending::NotOpened(refusal.kind));
     }
 
-    /// The answer to the oldest request that has none yet.
+    /// The answer to the oldest request that has none yet. Call only while
+    /// [`Session::wants_answers`]; what comes regardless is kept.
     pub fn handle_answer(&mut self, now: Now, answer: Result<Answer, Refusal>) {
         self.pay_known(now);
         self.unanswered = self.unanswered.saturating_sub(1);
@@ -484,6 +508,17 @@ impl Session {
         if self.owed.is_empty() {
             self.owed = VecDeque::new();
         }
+    }
+
+    /// Whether [`Session::handle_answer`] may be called: not while the peer leaves its output
+    /// unread. Answers wait meanwhile where they were made.
+    pub fn wants_answers(&self) -> bool {
+        self.output.len() < OUTPUT_BYTES_MAX
+    }
+
+    /// Bytes of the packets that became requests since the last call, for whoever budgets them.
+    pub fn take_charge(&mut self) -> usize {
+        std::mem::take(&mut self.charge)
     }
 
     /// Answers what was refused here and is next in line.
@@ -571,6 +606,10 @@ impl Session {
     /// Something came for the device.
     pub fn handle_event(&mut self, event: DeviceEvent) {
         if let DeviceEvent::Closed(reason) = event {
+            if reason == CloseReason::ShuttingDown {
+                // It is we who go: nobody is to be told that the client was lost.
+                self.will = None;
+            }
             return self.end(Ending::Closed(reason));
         }
         let Some(identity) = self.identity.clone().filter(|_| self.phase == Phase::Open) else {
@@ -634,11 +673,13 @@ impl Session {
         }
     }
 
-    /// How many messages the connection can take now, for `DeviceSession::poll_event`.
+    /// What the connection can take now, for `DeviceSession::poll_event`.
     pub fn credit(&self) -> Credit {
+        if self.phase != Phase::Open || self.output.len() >= OUTPUT_BYTES_MAX {
+            return Credit::NONE;
+        }
         let free = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
-        let open = self.phase == Phase::Open && self.output.len() < OUTPUT_BYTES_MAX;
-        Credit { messages: if open { u16::try_from(free).unwrap_or(u16::MAX) } else { 0 } }
+        Credit::of_messages(u16::try_from(free).unwrap_or(u16::MAX))
     }
 
     /// How many properties of messages could not be read since the last call, to be told: the
@@ -664,9 +705,9 @@ impl Session {
     /// When [`Session::handle_timeout`] wants to be called; [`Tick::NEVER`] for never.
     /// Moves later with every read, so a coarse timer may ask again when it fires.
     pub fn poll_timeout(&self) -> Tick {
-        match (self.phase, self.silence_max) {
-            (Phase::Waiting | Phase::Open, Some(span)) => self.heard.after(span),
-            _ => Tick::NEVER,
+        match self.phase {
+            Phase::Waiting | Phase::Open => self.heard.after(self.silence_max),
+            Phase::Proving | Phase::Ending | Phase::Over => Tick::NEVER,
         }
     }
 

@@ -14,14 +14,15 @@ use journal::worker::Chain;
 use model::feature::{Feature, FeatureSet};
 use model::id::{IdentityId, ModuleName};
 use model::message::Message;
-use model::method::{MethodCallId, MethodRequest, MethodResponse};
+use model::method::{METHODS_WAITING_BYTES_MAX, MethodCallId, MethodRequest, MethodResponse};
 use model::planted;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::{Tick, WallTime};
 use model::twin::slot::{DesiredChange, DesiredSlot};
 use model::waist::{
-    Answer, Answers, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Completion, Credit, Delivery,
-    DeliveryToken, DeviceEvent, DeviceRequest, DeviceSession, Epoch, Full, Leave, Outcome,
+    ANSWER_BYTES, Answer, Answers, BATCH_REQUESTS_MAX, Batch, Claim, CloseReason, Completion,
+    Credit, Delivery, DeliveryToken, DeviceEvent, DeviceRequest, DeviceSession, Epoch, Full, Leave,
+    Outcome, SESSION_ANSWER_BYTES_MAX,
 };
 use model::world::Boxed;
 use tokio::sync::{mpsc, oneshot};
@@ -66,6 +67,8 @@ struct State {
     inputs: Inputs,
     /// What was sent behind a message that was not kept is not kept either.
     chain: Chain,
+    /// Bytes of answers that were asked for and not taken, as they are reckoned.
+    answers: u32,
     next: u64,
 }
 
@@ -108,6 +111,7 @@ impl ModuleSession {
                 calls: BTreeMap::new(),
                 inputs: Inputs { has_work: true, ..Inputs::default() },
                 chain: Chain::default(),
+                answers: 0,
                 next: 1,
             }),
             core: Arc::clone(&core),
@@ -176,6 +180,29 @@ impl ModuleSession {
         let mut state = self.state();
         if state.chain.is(told) && told.failure().is_some() {
             state.chain = Chain::default();
+        }
+    }
+
+    /// Takes room for the answers to `batch`, unless too many wait to be taken; gives their bytes.
+    fn take_answers(&self, batch: &Batch) -> Option<u32> {
+        let heavy = batch.0.iter().filter(|request| is_heavy(request)).count();
+        let bytes = u32::try_from(heavy).unwrap_or(u32::MAX).saturating_mul(ANSWER_BYTES);
+        let mut state = self.state();
+        if bytes > 0 && state.answers > SESSION_ANSWER_BYTES_MAX / 2 {
+            return None;
+        }
+        state.answers = state.answers.saturating_add(bytes);
+        Some(bytes)
+    }
+
+    /// Answers were taken, or nobody waits for them any more.
+    fn give_answers(&self, bytes: u32) {
+        let mut state = self.state();
+        state.answers = state.answers.saturating_sub(bytes);
+        let room = if bytes > 0 { state.room.take() } else { None };
+        drop(state);
+        if let Some(waker) = room {
+            waker.wake();
         }
     }
 
@@ -448,7 +475,9 @@ impl Owner for ModuleSession {
         let listens = state.closed.is_none() && state.features.has(Feature::Methods);
         // Calls whose callers went away make room.
         state.calls.retain(|_, caller| !caller.is_closed());
-        if !listens || state.calls.len() >= METHODS_MAX {
+        let waiting: usize = state.methods.iter().map(|(_, call, _)| call.payload.len()).sum();
+        let large = waiting + request.payload.len() > METHODS_WAITING_BYTES_MAX;
+        if !listens || state.calls.len() >= METHODS_MAX || large && !state.methods.is_empty() {
             return None;
         }
         let (caller, reply) = oneshot::channel();
@@ -507,11 +536,14 @@ impl DeviceSession for ModuleSession {
         let Ok(mut permits) = self.operations.try_reserve_many(slow) else {
             return Err(Full(batch));
         };
+        let Some(answers) = self.take_answers(&batch) else { return Err(Full(batch)) };
         if self.settle(&batch).is_err() {
+            self.give_answers(answers);
             return Err(Full(batch));
         }
         let chain = self.state().chain.clone();
         let Ok((commit, mut taken)) = self.core.take(&self.proven, &batch, &chain) else {
+            self.give_answers(answers);
             return Err(Full(batch));
         };
         let mut slots = VecDeque::with_capacity(batch.0.len());
@@ -537,12 +569,17 @@ impl DeviceSession for ModuleSession {
             });
         }
         let session = Self::weak(&self.me);
-        Ok(Completion::new(Pending { slots, commit, committed: None, session, chain }))
+        let pending = Pending { slots, commit, committed: None, session, chain, answers };
+        Ok(Completion::new(pending))
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.state().room = Some(cx.waker().clone());
-        let has_room = self.operations.capacity() >= BATCH_REQUESTS_MAX || !self.is_open();
+        let taken = {
+            let mut state = self.state();
+            state.room = Some(cx.waker().clone());
+            state.answers <= SESSION_ANSWER_BYTES_MAX / 2
+        };
+        let has_room = taken && self.operations.capacity() >= BATCH_REQUESTS_MAX || !self.is_open();
         if has_room { self.core.intake.poll_ready(cx) } else { Poll::Pending }
     }
 
@@ -556,10 +593,14 @@ impl DeviceSession for ModuleSession {
             state.is_end_told = true;
             return Poll::Ready(DeviceEvent::Closed(reason));
         }
-        if let Some((call, request, deadline)) = state.methods.pop_front() {
+        if credit.methods > 0
+            && let Some((call, request, deadline)) = state.methods.pop_front()
+        {
             return Poll::Ready(DeviceEvent::Method { call, request, deadline });
         }
-        if let Some(slot) = state.desired.take() {
+        if credit.desired > 0
+            && let Some(slot) = state.desired.take()
+        {
             let (patch, version) = slot.into_event();
             return Poll::Ready(DeviceEvent::Desired { patch, version });
         }
@@ -609,6 +650,8 @@ struct Pending {
     committed: Option<Result<(), Refusal>>,
     session: Weak<ModuleSession>,
     chain: Chain,
+    /// Bytes of room for answers, given back with the last of them.
+    answers: u32,
 }
 
 impl Drop for Pending {
@@ -616,6 +659,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(session) = self.session.upgrade() {
             session.begin_chain(&self.chain);
+            session.give_answers(self.answers);
         }
     }
 }
@@ -671,6 +715,11 @@ pub(crate) fn commit_told(
     }
     // Dropping the completion cancels nothing.
     told.send(outcome.as_ref().map(|_| ()).map_err(refusal_of)).ok();
+}
+
+/// Whether its answer holds a twin or what a module said.
+fn is_heavy(request: &DeviceRequest) -> bool {
+    matches!(request, DeviceRequest::ReadTwin | DeviceRequest::InvokeMethod { .. })
 }
 
 fn is_slow(request: &DeviceRequest) -> bool {

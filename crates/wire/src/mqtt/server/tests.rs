@@ -170,6 +170,74 @@ fn silence_ends_the_connection_after_one_and_a_half_keep_alives() {
 }
 
 #[test]
+fn a_client_without_keep_alive_may_be_silent_for_so_long_and_no_longer() {
+    let Packet::Connect(asked) = connect("d") else { panic!() };
+    let asked = packet::Connect { keep_alive: 0, ..asked };
+    let mut session = Session::new(Tick(0));
+    session.handle_bytes(Tick(0), &bytes_of(&[Packet::Connect(asked)]));
+    assert_eq!(run(&mut session).1, None);
+    let most = Tick(0).after(SILENCE_MAX);
+    assert_eq!(session.poll_timeout(), most);
+    session.handle_timeout(most);
+    assert_eq!(run(&mut session).1, Some(Ending::KeepAlive));
+}
+
+#[test]
+fn answers_wait_where_they_were_made_while_the_peer_leaves_its_output_unread() {
+    let mut session = open(&subscribed(&[Filter::TwinAnswers]));
+    let read = publish("$iothub/twin/GET/?$rid=1", 1, b"");
+    session.handle_bytes(Tick(0), &bytes_of(&vec![read; 100]));
+    let value = serde_json::json!("x".repeat(100 * 1024));
+    let twin = || {
+        let mut twin = model::twin::TwinDocument::default();
+        twin.desired.insert("k".into(), value.clone());
+        Ok(Answer::Twin(Box::new(twin)))
+    };
+    let (mut asked, mut answered) = (0, 0);
+    while let Some(Step::Submit(Batch(requests))) = session.poll(Now::default()) {
+        assert!(
+            requests.len() <= BATCH_BYTES_MAX / ANSWER_BYTES as usize,
+            "{} reads",
+            requests.len()
+        );
+        asked += requests.len();
+        while answered < asked && session.wants_answers() {
+            session.handle_answer(Now::default(), twin());
+            answered += 1;
+        }
+    }
+    assert!(answered < asked && asked < 100, "{answered} of {asked}");
+    let most = OUTPUT_BYTES_MAX + 101 * 1024;
+    assert!(session.output().len() < most, "{} bytes wait", session.output().len());
+    written(&mut session);
+    assert!(session.wants_answers());
+}
+
+#[test]
+fn a_request_id_has_a_length_for_it_is_kept() {
+    let topic = |len| format!("$iothub/twin/GET/?$rid={}", "r".repeat(len));
+    let mut session = open(&FeatureSet::new());
+    session.handle_bytes(Tick(0), &bytes_of(&[publish(&topic(RID_BYTES_MAX), 1, b"")]));
+    assert_eq!(batch(&mut session).len(), 1);
+    session.handle_bytes(Tick(0), &bytes_of(&[publish(&topic(RID_BYTES_MAX + 1), 1, b"")]));
+    assert!(matches!(ended(&mut session), Some(Ending::Protocol(_))));
+}
+
+#[test]
+fn only_packets_that_become_requests_are_charged() {
+    let mut session = open(&FeatureSet::new());
+    let one = publish("devices/d/messages/events/", 1, b"body");
+    let len = bytes_of(std::slice::from_ref(&one)).len();
+    for _ in 0..1000 {
+        session.handle_bytes(Tick(0), &bytes_of(&[Packet::PingReq]));
+        written(&mut session);
+    }
+    session.handle_bytes(Tick(0), &bytes_of(&[one, Packet::PingReq]));
+    assert_eq!(batch(&mut session).len(), 1);
+    assert_eq!((session.take_charge(), session.take_charge()), (len, 0));
+}
+
+#[test]
 fn an_idle_session_is_small_and_holds_no_buffer() {
     assert!(size_of::<Session>() <= 400, "{} bytes", size_of::<Session>());
     let mut session = open(&FeatureSet::new());
@@ -212,8 +280,8 @@ fn message(token: u64) -> DeviceEvent {
 }
 
 #[test]
-fn a_broken_connection_leaves_the_will_and_a_goodbye_does_not() {
-    let check = |goodbye: bool| {
+fn a_broken_connection_leaves_the_will_and_a_goodbye_or_our_own_end_does_not() {
+    let check = |goodbye: bool, closed: Option<CloseReason>| {
         let Packet::Connect(mut asked) = connect("d") else { panic!() };
         let topic = "devices/d/messages/events/k=v";
         asked.will = Some(Will { topic, body: b"gone", qos: Qos::AtMostOnce, retain: false });
@@ -224,10 +292,18 @@ fn a_broken_connection_leaves_the_will_and_a_goodbye_does_not() {
             session.handle_bytes(Tick(0), &bytes_of(&[Packet::Disconnect]));
             assert_eq!(ended(&mut session), Some(Ending::Asked));
         }
+        if let Some(reason) = closed {
+            session.handle_event(DeviceEvent::Closed(reason));
+        }
         session.leave()
     };
-    assert_eq!(check(true), Leave::Asked);
-    let Leave::Lost { will: Some(will) } = check(false) else { panic!() };
+    assert_eq!(check(true, None), Leave::Asked);
+    let orderly = check(false, Some(CloseReason::ShuttingDown));
+    assert_eq!(orderly, Leave::Lost { will: None });
+    for lost in [CloseReason::Expired, CloseReason::TakenOver] {
+        assert!(matches!(check(false, Some(lost)), Leave::Lost { will: Some(_) }));
+    }
+    let Leave::Lost { will: Some(will) } = check(false, None) else { panic!() };
     assert_eq!(&will.properties.0[..], b"k=v");
     assert_eq!(&will.body[..], b"gone");
 }
@@ -403,7 +479,7 @@ fn a_peer_that_reads_nothing_is_neither_read_nor_sent_messages() {
     let map = serde_json::from_value(serde_json::json!({ "k": "x".repeat(OUTPUT_BYTES_MAX) }));
     let patch = TwinPatch(map.unwrap());
     session.handle_event(DeviceEvent::Desired { patch, version: Version(1) });
-    assert_eq!((session.wants_bytes(), session.credit().messages), (false, 0));
+    assert_eq!((session.wants_bytes(), session.credit()), (false, Credit::NONE));
     written(&mut session);
     assert_eq!((session.wants_bytes(), session.credit().messages), (true, 64));
     (0..64).for_each(|token| session.handle_event(message(token)));
