@@ -91,6 +91,11 @@ impl PropertyBag {
         entries.map(|entry| decoded_len(entry) - usize::from(entry.contains(&b'='))).sum()
     }
 
+    /// How many properties have no value, as `key` and `key=` have none.
+    pub fn without_value(&self) -> usize {
+        self.entries().filter(|(_, value)| value.is_empty()).count()
+    }
+
     /// The decoded pairs of key and value, in order; a bare key has the value `""`.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         self.entries().map(|(key, value)| (decoded(key), decoded(value)))
@@ -384,6 +389,7 @@ mod tests {
         let mut message = Message { body: vec![0; 10].into(), ..Message::default() };
         message.properties = PropertyBag(Bytes::from_static(b"a=%20x&bare&k=x=y"));
         assert_eq!(message.size(), 10 + (1 + 2) + 4 + (1 + 3));
+        assert_eq!(message.properties.without_value(), 1);
         message.system.message_id = Some("1234".into());
         message.system.creation_time = Some("now".into());
         let said = message.size();

@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use serde_json::Value as Json;
 
 use super::{Fields, Value};
-use crate::message::Message;
+use crate::message::{Message, SystemProperties};
 use crate::time::WallTime;
 
 /// A message while conditions are tried on it; its body is parsed at most once, and only if a
@@ -38,36 +38,51 @@ impl Fields for MessageFields<'_> {
     }
 }
 
+type Text = fn(&SystemProperties) -> &Option<Box<str>>;
+
+/// System properties that are texts, by the names that Azure gives them.
+const TEXTS: &[(&str, Text)] = &[
+    ("connectionDeviceId", |it| &it.connection_device_id),
+    ("connectionModuleId", |it| &it.connection_module_id),
+    ("contentType", |it| &it.content_type),
+    ("contentEncoding", |it| &it.content_encoding),
+    ("outputName", |it| &it.output_name),
+    ("inputName", |it| &it.input_name),
+    ("messageId", |it| &it.message_id),
+    // The reference files the sender's correlation id under `cid`; both names find it here.
+    ("correlationId", |it| &it.correlation_id),
+    ("cid", |it| &it.correlation_id),
+    ("userId", |it| &it.user_id),
+    ("to", |it| &it.to),
+    ("connectionDeviceGenerationId", |it| &it.connection_generation_id),
+    ("connectionAuthMethod", |it| &it.connection_auth_method),
+    ("iothub-interface-id", |it| &it.interface_id),
+    ("dt-subject", |it| &it.component),
+    ("messageSchema", |it| &it.schema),
+    ("dt-dataschema", |it| &it.model_id),
+    ("modelId", |it| &it.model_id),
+    ("ack", |it| &it.ack),
+    ("iothub-ack", |it| &it.ack),
+    ("creationTime", |it| &it.creation_time),
+    ("creationTimeUtc", |it| &it.creation_time),
+    ("absolute-expiry-time", |it| &it.expiry),
+    ("expiryTimeUtc", |it| &it.expiry),
+];
+
 /// The system property that Azure calls `name`, in any case.
 fn system<'m>(message: &'m Message, name: &str) -> Option<Cow<'m, str>> {
     let it = &message.system;
-    let text = match name.to_ascii_lowercase().as_str() {
-        "messageid" => &it.message_id,
-        // The reference files the sender's correlation id under `cid`; both names find it here.
-        "correlationid" | "cid" => &it.correlation_id,
-        "userid" => &it.user_id,
-        "to" => &it.to,
-        "contenttype" => &it.content_type,
-        "contentencoding" => &it.content_encoding,
-        "outputname" => &it.output_name,
-        "inputname" => &it.input_name,
-        "connectiondeviceid" => &it.connection_device_id,
-        "connectionmoduleid" => &it.connection_module_id,
-        "connectiondevicegenerationid" => &it.connection_generation_id,
-        "connectionauthmethod" => &it.connection_auth_method,
-        "iothub-interface-id" => &it.interface_id,
-        "dt-subject" => &it.component,
-        "messageschema" => &it.schema,
-        "dt-dataschema" | "modelid" => &it.model_id,
-        "ack" | "iothub-ack" => &it.ack,
-        "creationtime" | "creationtimeutc" => &it.creation_time,
-        "absolute-expiry-time" | "expirytimeutc" => &it.expiry,
-        "enqueuedtime" | "iothub-enqueuedtime" => return it.enqueued_time.map(time),
-        "sequencenumber" => return it.sequence_number.map(|number| number.to_string().into()),
-        "deliverycount" => return it.delivery_count.map(|count| count.to_string().into()),
-        _ => return None,
-    };
-    text.as_deref().map(Cow::Borrowed)
+    let is = |known: &str| known.eq_ignore_ascii_case(name);
+    if let Some((_, text)) = TEXTS.iter().find(|(known, _)| is(known)) {
+        return text(it).as_deref().map(Cow::Borrowed);
+    }
+    if is("enqueuedTime") || is("iothub-enqueuedtime") {
+        return it.enqueued_time.map(time);
+    }
+    if is("sequenceNumber") {
+        return it.sequence_number.map(|number| number.to_string().into());
+    }
+    is("deliveryCount").then(|| it.delivery_count.map(|count| count.to_string().into())).flatten()
 }
 
 fn time<'m>(time: WallTime) -> Cow<'m, str> {

@@ -305,8 +305,8 @@ impl Connection {
         true
     }
 
-    /// Counts the properties that could not be read; a warning once, for a device that sends
-    /// them sends them in every message.
+    /// Counts the properties that were left out; a warning once, for a device that sends such
+    /// sends them in every message.
     fn tell_lost_properties(&mut self) {
         let lost = self.wire.take_lost_properties();
         if lost == 0 {
@@ -316,7 +316,10 @@ impl Connection {
         if !std::mem::replace(&mut self.told_lost, true) {
             let device_id = self.wire.identity().map(ToString::to_string).unwrap_or_default();
             let total = before.saturating_add(lost.into());
-            warn!(device_id, lost, total, "properties without a name or said twice were left out");
+            warn!(
+                device_id,
+                lost, total, "properties were left out: unreadable, or without a value"
+            );
         }
     }
 

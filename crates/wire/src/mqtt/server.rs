@@ -173,7 +173,7 @@ pub struct Session {
     unanswered: usize,
     /// Bytes `rest` must have before another look is worth while.
     needed: usize,
-    /// Properties that could not be read, since they were last asked for.
+    /// Properties that were left out, since they were last asked for.
     lost_properties: u32,
     last_id: u16,
     granted: Granted,
@@ -633,6 +633,8 @@ impl Session {
                 let Some((topic, qos)) = hub::message(&identity, self.granted, message) else {
                     return;
                 };
+                let lost = u32::try_from(message.properties.without_value()).unwrap_or(u32::MAX);
+                self.lost_properties = self.lost_properties.saturating_add(lost);
                 if qos == 0 {
                     self.publish(&topic, &message.body, None);
                     return self.complete(delivery.token);
@@ -682,8 +684,9 @@ impl Session {
         Credit::of_messages(u16::try_from(free).unwrap_or(u16::MAX))
     }
 
-    /// How many properties of messages could not be read since the last call, to be told: the
-    /// messages themselves were taken, for a refusal would only bring them back.
+    /// How many properties of messages were left out since the last call, to be told: those that
+    /// could not be read, and those without a value on their way to a device, for Java's SDK
+    /// throws on them. The messages go on, for a refusal would only bring them back.
     pub fn take_lost_properties(&mut self) -> u32 {
         std::mem::take(&mut self.lost_properties)
     }

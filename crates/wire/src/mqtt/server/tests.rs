@@ -280,6 +280,20 @@ fn message(token: u64) -> DeviceEvent {
 }
 
 #[test]
+fn what_a_device_is_not_told_for_want_of_a_value_is_counted() {
+    let filter = "devices/d/messages/devicebound/#".into();
+    let bound = Subscription { feature: Feature::CloudToDevice, qos: 1, filter };
+    let mut session = open(&[bound].into_iter().collect());
+    let properties = model::message::PropertyBag(Bytes::from_static(b"a=1&bare&empty=&b=2"));
+    let message = Message { properties, ..Message::default() };
+    let token = DeliveryToken(1);
+    session.handle_event(DeviceEvent::Message(Box::new(Delivery { token, message })));
+    let sent = String::from_utf8(written(&mut session)).unwrap();
+    assert!(sent.contains("devicebound/a=1&b=2"), "{sent:?}");
+    assert_eq!(session.take_lost_properties(), 2);
+}
+
+#[test]
 fn a_broken_connection_leaves_the_will_and_a_goodbye_or_our_own_end_does_not() {
     let check = |goodbye: bool, closed: Option<CloseReason>| {
         let Packet::Connect(mut asked) = connect("d") else { panic!() };
