@@ -92,6 +92,10 @@ pub(crate) fn build_release() -> Result<()> {
 pub(crate) fn simulate(args: &[String]) -> Result<()> {
     // Release, because its dependencies are built for the binaries anyway.
     let mut command = vec!["run", "--release", "--quiet", "--package", "sim", "--"];
+    let commit = output("git", &["-C", &root().display().to_string(), "rev-parse", "HEAD"]);
+    // Of a tree without history no seeds can be drawn; whoever wants some is told by the simulator.
+    let commit = commit.unwrap_or_default();
+    command.extend(["--commit", commit.trim()]);
     command.extend(args.iter().map(String::as_str));
     cargo(&command)
 }

@@ -1,11 +1,12 @@
 //! Planted faults: one-line sabotages that no product build has, each of which must be found.
 //!
 //! All of them are in one build, made with `--cfg planted`; the name of one is given at run
-//! time, see `model::planted`. The simulator must find it within [`SEEDS_MAX`] seeds, or the
-//! named test must fail. The ordinary gate shows that both are green without it.
+//! time, see `model::planted`. The simulator must find it within [`SEEDS_MAX`] seeds by breaking
+//! the sentence that the list names, or the named test must fail with the words that it names.
+//! The same build with nothing planted must hold on the same seeds and pass the same tests.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -15,74 +16,18 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+mod list;
+
+use list::{Finder, PLANTED, Plant};
+
 use crate::{root, say};
 
+/// Names the fault, see `model::planted`.
+const VARIABLE: &str = "SELVEDGE_PLANTED";
 /// Seeds within which the simulator must find a fault.
 const SEEDS_MAX: &str = "200";
-
-/// Who finds a fault.
-enum Finder {
-    Simulator,
-    /// A test of a crate's own binary.
-    Test(&'static str, &'static str),
-}
-
-use Finder::{Simulator, Test};
-
-const SUITE: Finder = Test("hub", "the_hub_keeps_every_promise_of_the_waist");
-
-/// Faults, and who must find each. What the simulator finds late comes first, so that the
-/// hunts end together.
-const PLANTED: &[(&str, Finder)] = &[
-    ("reported_patch_lost", Simulator),
-    ("lost_takeover", Simulator),
-    ("chain_not_torn", Simulator),
-    ("any_clock_believed", Simulator),
-    ("ack_before_sync", Simulator),
-    ("ack_before_commit", Simulator),
-    ("failed_batch_accepted", Simulator),
-    ("disk_error_is_success", Simulator),
-    ("cursor_before_delivery", Simulator),
-    ("cursor_before_upstream_ack", Simulator),
-    ("input_done_when_handed_out", Simulator),
-    ("route_swap_drops_queue", Simulator),
-    ("clock_back_expires", Simulator),
-    ("resend_out_of_order", Simulator),
-    ("forgotten_feature", Simulator),
-    ("method_answer_mixed", Simulator),
-    ("method_handed_out_twice", Simulator),
-    ("desired_lost_reconnecting", Simulator),
-    ("last_good_not_kept", Simulator),
-    ("plan_step_skipped", Simulator),
-    ("backoff_forgotten", Simulator),
-    ("ack_before_sync", Test("journal", "what_is_acknowledged_survives_a_power_cut")),
-    ("cursor_before_delivery", Test("journal", "what_was_only_handed_out_comes_again")),
-    ("expired_delivered", Test("journal", "what_has_expired_is_not_delivered")),
-    ("lost_takeover", SUITE),
-    ("forgotten_feature", SUITE),
-    (
-        "chain_not_torn",
-        Test("hub", "what_was_sent_behind_a_message_that_met_a_failing_disk_does_not_overtake_it"),
-    ),
-    ("any_clock_believed", Test("hub", "a_clock_that_jumps_for_a_while_costs_no_telemetry")),
-    (
-        "newer_session_overtakes",
-        Test("edge", "over_a_newer_session_nothing_is_sent_before_the_older_one_answered"),
-    ),
-    (
-        "plan_step_skipped",
-        Test("edge", "what_is_gone_is_removed_first_and_starts_follow_their_order"),
-    ),
-    (
-        "layer_named_before_sync",
-        Test("engine", "images_are_whole_or_absent_wherever_the_power_fails"),
-    ),
-    (
-        "record_before_bundle",
-        Test("engine", "modules_are_of_one_generation_wherever_the_power_fails"),
-    ),
-    ("last_good_not_kept", Test("sim", "a_device_runs_one_generation_wherever_the_power_fails")),
-];
+/// How the code asks whether a fault is planted.
+const QUESTION: &str = "planted::is(";
 
 /// Hunts that run beside each other.
 const HUNTS: usize = 2;
@@ -91,65 +36,143 @@ const HUNTS: usize = 2;
 pub(crate) fn catch_all() -> Result<()> {
     let wrapper = wrapper()?;
     let simulator = build(&wrapper, "sim", &["build", "--release", "--bin", "sim"])?;
-    hunt_all(&simulator)?;
+    let seeds = hunt_all(&simulator)?;
+    hold(&simulator, &seeds)?;
     let mut binaries = BTreeMap::new();
-    for (fault, finder) in PLANTED {
-        let Test(package, test) = finder else { continue };
-        let binary = match binaries.entry(*package) {
+    for plant in PLANTED {
+        let Finder::Test { package, test, words } = plant.finder else { continue };
+        let binary = match binaries.entry(package) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(none) => {
                 none.insert(build(&wrapper, package, &["test", "--no-run", "--lib"])?)
             }
         };
-        say(&format!("   {fault}: {}", fails(binary, package, test, fault)?));
+        passes(binary, package, test)?;
+        fails((binary, package, test), plant, words)?;
+        say(&format!("   {}: found by {package}::{test}", plant.text()));
     }
     Ok(())
 }
 
-/// Lets the simulator find all that is its own, some at a time.
-fn hunt_all(simulator: &str) -> Result<()> {
-    let faults = PLANTED.iter().filter(|(_, finder)| matches!(finder, Simulator));
-    let rest = Mutex::new(faults.map(|(fault, _)| *fault));
+/// Names that the code asks for and the list lacks, and the other way round; `sources` are the
+/// texts of the tree by name.
+pub(crate) fn names(sources: &BTreeMap<String, String>, faults: &mut Vec<String>) {
+    let mut asked = BTreeMap::new();
+    for (name, text) in sources.iter().filter(|(name, _)| !name.starts_with("xtask/")) {
+        for question in text.split(QUESTION).skip(1) {
+            let literal = question.trim_start().strip_prefix('"').and_then(|it| it.split_once('"'));
+            match literal {
+                Some((fault, _)) => drop(asked.insert(fault, name)),
+                None => faults.push(format!("{name}: a planted fault is named by a literal")),
+            }
+        }
+    }
+    let listed: BTreeSet<&str> = PLANTED.iter().map(|plant| plant.fault).collect();
+    for (fault, name) in asked.iter().filter(|(fault, _)| !listed.contains(*fault)) {
+        faults.push(format!("{name}: nobody hunts the planted fault {fault}"));
+    }
+    for fault in listed.iter().filter(|fault| !asked.contains_key(*fault)) {
+        faults.push(format!("xtask/src/planted/list.rs: no code has the planted fault {fault}"));
+    }
+}
+
+/// Lets the simulator find all that is its own, some at a time; gives the seeds that did.
+fn hunt_all(simulator: &str) -> Result<BTreeSet<u64>> {
+    let own = |plant: &&Plant| matches!(plant.finder, Finder::Simulator(_));
+    let rest = Mutex::new(PLANTED.iter().filter(own));
     let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
-        while let Some(fault) = next() {
-            say(&format!("   {fault}: {}", hunt(simulator, fault)?));
+        let mut seeds = BTreeSet::new();
+        while let Some(plant) = next() {
+            let (seed, said) = hunt(simulator, plant)?;
+            say(&format!("   {}: {said}", plant.text()));
+            seeds.insert(seed);
         }
-        Ok(())
+        Ok(seeds)
     };
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..HUNTS).map(|_| scope.spawn(work)).collect();
-        let mut ends = all.into_iter().map(|one| one.join().expect("a hunt does not panic"));
-        ends.find(Result::is_err).unwrap_or(Ok(()))
+        let ends = all.into_iter().map(|one| one.join().expect("a hunt does not panic"));
+        ends.collect::<Result<Vec<_>>>().map(|all| all.into_iter().flatten().collect())
     })
 }
 
-/// Runs seeds with `fault` until one fails.
-fn hunt(simulator: &str, fault: &str) -> Result<String> {
+/// Runs seeds with the fault until one fails, which must break the sentence that is expected;
+/// gives the seed and the words.
+fn hunt(simulator: &str, plant: &Plant) -> Result<(u64, String)> {
+    let fault = plant.text();
     let done = Command::new(simulator)
         .args(["--hunt", "--seeds", SEEDS_MAX])
-        .env("SELVEDGE_PLANTED", fault)
+        .env(VARIABLE, &fault)
         .env("RUST_LOG", "off")
         .output()
         .with_context(|| format!("starting {simulator}"))?;
     let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
     ensure!(done.status.success(), "the planted fault {fault} was not found: {said}");
-    Ok(said)
+    let seed = judge(plant, &said)?;
+    Ok((seed, said))
 }
 
-/// Runs `test`, which must fail with `fault`.
-fn fails(binary: &str, package: &str, test: &str, fault: &str) -> Result<String> {
-    let done = Command::new(binary)
-        .arg(test)
-        .env("SELVEDGE_PLANTED", fault)
-        .current_dir(root().join("crates").join(package))
+/// The seed of a hunt that `said` how it ended.
+fn judge(plant: &Plant, said: &str) -> Result<u64> {
+    let Finder::Simulator(expected) = plant.finder else { bail!("a test finds {plant:?}") };
+    let mut words = said.split_whitespace();
+    let (Some("found"), Some(seed), Some(sentence)) = (words.next(), words.next(), words.next())
+    else {
+        bail!("the simulator does not say what it found: {said}")
+    };
+    ensure!(
+        expected.contains(&sentence),
+        "{} is to break {expected:?}, and broke {sentence}: {said}",
+        plant.text()
+    );
+    seed.parse().with_context(|| format!("no seed: {said}"))
+}
+
+/// The control: with nothing planted the same build holds on every seed that found something.
+fn hold(simulator: &str, seeds: &BTreeSet<u64>) -> Result<()> {
+    let seeds: Vec<String> = seeds.iter().map(|seed| format!("--seed={seed}")).collect();
+    let done = Command::new(simulator)
+        .args(&seeds)
+        .env_remove(VARIABLE)
+        .env("RUST_LOG", "off")
+        .output()
+        .with_context(|| format!("starting {simulator}"))?;
+    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+    ensure!(done.status.success(), "with nothing planted: {said}");
+    say(&format!("   nothing planted: {} holds", seeds.join(" ")));
+    Ok(())
+}
+
+/// Runs `test` with nothing planted: it must be there and pass.
+fn passes(binary: &str, package: &str, test: &str) -> Result<()> {
+    let (passed, printed) = run_test((binary, package, test), None)?;
+    ensure!(passed && printed.contains("1 passed"), "with nothing planted {test}:\n{printed}");
+    Ok(())
+}
+
+/// Runs `test`, which must fail with the fault and say `words`.
+fn fails(place: (&str, &str, &str), plant: &Plant, words: &str) -> Result<()> {
+    let (passed, printed) = run_test(place, Some(&plant.text()))?;
+    let (fault, test) = (plant.text(), place.2);
+    let failed = !passed && printed.contains("test result: FAILED");
+    ensure!(failed, "the planted fault {fault} was not found by {test}:\n{printed}");
+    ensure!(printed.contains(words), "{fault}: {test} did not say {words:?}:\n{printed}");
+    Ok(())
+}
+
+fn run_test(
+    (binary, package, test): (&str, &str, &str),
+    fault: Option<&str>,
+) -> Result<(bool, String)> {
+    let mut command = Command::new(binary);
+    command.arg(test).current_dir(root().join("crates").join(package)).env_remove(VARIABLE);
+    let done = command
+        .envs(fault.map(|fault| (VARIABLE, fault)))
         .stderr(Stdio::null())
         .output()
         .with_context(|| format!("starting {binary}"))?;
-    let printed = String::from_utf8_lossy(&done.stdout);
-    let failed = printed.contains("test result: FAILED");
-    ensure!(failed, "the planted fault {fault} was not found by {test}:\n{printed}");
-    Ok(format!("found by {package}::{test}"))
+    Ok((done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned()))
 }
 
 /// A compiler for our own crates that plants the faults; dependencies are built once for both.
@@ -181,5 +204,46 @@ fn build(wrapper: &PathBuf, package: &str, how: &[&str]) -> Result<String> {
     match named {
         Some(path) => Ok(path),
         None => bail!("cargo named no executable of {package}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_nobody_hunts_and_one_that_nobody_plants_are_told() {
+        let all = PLANTED.iter().map(|plant| format!("if planted::is(\n  \"{}\") {{", plant.fault));
+        let whole: String = all.collect();
+        let check = |text: String, expected: &[&str]| {
+            let mut faults = Vec::new();
+            let texts = [("crates/a.rs", text), ("xtask/b.rs", "planted::is(\"c\")".into())];
+            names(&texts.map(|(name, text)| (name.to_owned(), text)).into(), &mut faults);
+            assert_eq!(faults, expected);
+        };
+        check(whole.clone(), &[]);
+        check(
+            format!("{whole} planted::is(\"lost\")"),
+            &["crates/a.rs: nobody hunts the planted fault lost"],
+        );
+        check(
+            format!("{whole} planted::is(name)"),
+            &["crates/a.rs: a planted fault is named by a literal"],
+        );
+        check(
+            whole.replace("expired_delivered", "ack_before_sync"),
+            &["xtask/src/planted/list.rs: no code has the planted fault expired_delivered"],
+        );
+    }
+
+    #[test]
+    fn a_hunt_must_break_the_sentence_that_is_expected_of_it() {
+        let finder = Finder::Simulator(&["kept"]);
+        let plant = Plant { fault: "f", one_in: 100, finder };
+        assert_eq!(plant.text(), "f/100");
+        assert_eq!(judge(&plant, "found 8 kept seed 8: 7 is missing").unwrap(), 8);
+        assert!(judge(&plant, "found 8 ordered seed 8: 7 is late").is_err());
+        assert!(judge(&plant, "found 8 none seed 8: another error").is_err());
+        assert!(judge(&plant, "8 kept").is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{gate, papers, say};
+use crate::{gate, papers, planted, say};
 
 mod limits;
 mod tree;
@@ -126,6 +126,7 @@ fn sources(root: &Path, faults: &mut Vec<String>) -> Result<()> {
         }
     }
     tree::dead(&texts, faults);
+    planted::names(&texts, faults);
     limits::untested(&texts, faults);
     papers::check(root, &texts, faults)
 }

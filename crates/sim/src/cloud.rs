@@ -12,6 +12,8 @@ use model::time::WallTime;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::properties;
+
 /// Asks the service as the owner.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -30,6 +32,8 @@ pub struct Logged {
     pub life: Option<u64>,
     /// When the hub took it.
     pub enqueued: WallTime,
+    /// What is wrong with its properties.
+    pub fault: Option<String>,
 }
 
 impl Service {
@@ -158,9 +162,11 @@ fn logged(message: &Value) -> Result<Logged> {
         text("moduleId").map_or_else(|| device.to_owned(), |module| format!("{device}/{module}"));
     let life = message.pointer("/properties/life").and_then(Value::as_str);
     let enqueued = text("enqueuedTime").and_then(WallTime::parse_rfc3339);
+    let number = text("body").context("body")?.parse()?;
     Ok(Logged {
         sender,
-        number: text("body").context("body")?.parse()?,
+        number,
+        fault: properties::fault_of_logged(message, number),
         life: life.map(str::parse).transpose()?,
         enqueued: enqueued.context("enqueuedTime")?,
     })

@@ -11,7 +11,11 @@ use testkit::chance::Chance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::mqtt::packet::{self, Connect, Frame, Packet, PacketId, Publish, Qos};
 
+use crate::owed::Owed;
 use crate::pipes::HostNetwork;
+use crate::properties;
+use crate::reports::Reports;
+use crate::sentence::Sentence;
 
 /// Longest pause before a device connects again.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -25,12 +29,27 @@ pub const IN_FLIGHT: u64 = 64;
 pub struct Record {
     /// The numbers from 1 to here were acknowledged, in order.
     pub acknowledged: u64,
-    /// Connections that were accepted.
-    pub connections: u64,
+    /// The numbers from 1 to here were sent.
+    pub sent: u64,
+    /// What may have come again.
+    pub owed: Owed,
+    /// What was reported, if it reports.
+    pub reports: Reports,
     /// Connections that were tried.
     pub lives: u64,
     /// Something that must not happen.
-    pub wrong: Option<String>,
+    pub wrong: Wrong,
+}
+
+/// A sentence that somebody saw broken, and how.
+pub type Wrong = Option<(Sentence, String)>;
+
+impl Record {
+    /// The connection or the process is dead: what was on its way is sent again.
+    pub fn handle_death(&mut self) {
+        let (first, last) = (self.acknowledged + 1, self.sent);
+        self.owed.add(first..=last);
+    }
 }
 
 /// A record and those who write it.
@@ -94,7 +113,10 @@ impl Device {
         while !talk.open {
             talk.read().await?;
         }
-        talk.run(chance).await
+        let ended = talk.run(chance).await;
+        // What this connection leaves unanswered is sent over the next one.
+        lock(&self.record).owed.add(talk.sent.iter().map(|(_, number)| *number));
+        ended
     }
 }
 
@@ -124,12 +146,17 @@ impl Talk<'_> {
 
     async fn publish(&mut self, burst: u64) -> io::Result<()> {
         let mut output = BytesMut::new();
-        let topic = format!("devices/{}/messages/events/life={}", self.device.id, self.life);
         let first = self.device.acknowledged() + 1;
         for number in first..(first + burst).min(self.device.count + 1) {
             self.id = self.id.checked_add(1).unwrap_or(1);
             let Some(id) = PacketId::new(self.id) else { continue };
             let body = number.to_string();
+            let topic = format!(
+                "devices/{}/messages/events/life={}&{}",
+                self.device.id,
+                self.life,
+                properties::in_topic(number)
+            );
             let publish = Publish {
                 topic: &topic,
                 body: body.as_bytes(),
@@ -156,17 +183,14 @@ impl Talk<'_> {
                 Frame::Whole { packet, len } => {
                     let mut record = lock(&self.device.record);
                     match packet {
-                        Packet::ConnAck { code: 0, .. } => {
-                            self.open = true;
-                            record.connections += 1;
-                        }
+                        Packet::ConnAck { code: 0, .. } => self.open = true,
                         Packet::PubAck(id) => match self.sent.pop_front() {
                             Some((expected, number)) if expected == id => {
                                 record.acknowledged = number;
                             }
                             other => {
                                 let words = format!("PUBACK {id:?}, next expected {other:?}");
-                                record.wrong = Some(words);
+                                record.wrong = Some((Sentence::Answered, words));
                             }
                         },
                         _ => return Err(wrong("not what a sender expects")),

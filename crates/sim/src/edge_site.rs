@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use credentials::key::SymmetricKey;
 use edge::settings::Settings;
 use edge::shell::{Edge, Parts};
@@ -16,7 +16,7 @@ use edge::workload::WorkloadSockets;
 use journal::disk::simulated::SimulatedDisk;
 use model::commit::CommitFaults;
 use model::id::ModuleName;
-use model::world::{Boxed, World};
+use model::world::{Boxed, Clock as _, World};
 use net::client::{MqttClient, Target};
 use net::http::HttpServer;
 use net::mqtt::MqttServer;
@@ -28,8 +28,10 @@ use testkit::world::{Host, VirtualClock};
 
 use crate::device::lock;
 use crate::hub_site::{self, folder};
+use crate::owed::{Ledger, Watched};
 use crate::pipes::{HostNetwork, Pipes};
 use crate::program::Processes;
+use crate::sentence::Sentence;
 use crate::strikes::Strikes;
 
 /// Images that the engine has.
@@ -61,8 +63,8 @@ pub struct EdgeSite {
     pipes: Pipes,
     chance: Chance,
     life: Option<Life>,
-    /// Starts of the runtime so far.
-    pub lives: u64,
+    /// What the runtime sent upstream, and what of it may have come again.
+    pub ledger: Arc<Mutex<Ledger>>,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl EdgeSite {
             pipes,
             chance,
             life: None,
-            lives: 0,
+            ledger: Arc::default(),
         })
     }
 
@@ -115,7 +117,6 @@ impl EdgeSite {
         let mut last = Ok(());
         for _ in 0..STARTS_MAX {
             self.strikes.heal();
-            self.lives += 1;
             let (clock, chance) = (self.clock.clone(), self.chance.fork("host"));
             let host = Host::with_workers(clock, chance, hub_site::DISK_SLOW);
             let starting = tokio::time::timeout(START_MAX, self.live(&host));
@@ -128,6 +129,7 @@ impl EdgeSite {
             }
             host.kill();
             host.gone().await;
+            lock(&self.ledger).handle_death(self.clock.now().tick);
             self.disk.kill();
         }
         last
@@ -149,7 +151,11 @@ impl EdgeSite {
             folder: self.folder.path().to_owned(),
             disk: Arc::new(self.disk.clone()),
             world: world.clone(),
-            upstream: Arc::new(upstream),
+            upstream: Arc::new(Watched {
+                api: Arc::new(upstream),
+                ledger: Arc::clone(&self.ledger),
+                clock: self.clock.clone(),
+            }),
             runtime: Arc::new(self.engine.clone()),
             sockets: Arc::new(doors),
             faults: Arc::clone(&self.strikes) as Arc<dyn CommitFaults>,
@@ -178,10 +184,11 @@ impl EdgeSite {
     }
 
     /// The machine loses power: at once, within a commit of its facts, or within a change of
-    /// its disk. Nothing runs afterwards.
-    pub async fn power_cut(&mut self) {
-        hub_site::aim(&self.strikes, &self.disk, &self.chance).await;
+    /// its disk. Nothing runs afterwards. Whether it went when it was to go.
+    pub async fn power_cut(&mut self) -> bool {
+        let hit = hub_site::aim(&self.strikes, &self.disk, &self.chance).await;
         self.power_cut_now().await;
+        hit
     }
 
     /// The machine loses power at once.
@@ -196,6 +203,7 @@ impl EdgeSite {
         if let Some(life) = self.life.take() {
             life.host.kill();
             life.host.gone().await;
+            lock(&self.ledger).handle_death(self.clock.now().tick);
         }
     }
 
@@ -209,8 +217,8 @@ impl EdgeSite {
         life.host.kill();
         life.host.gone().await;
         self.engine.power_cut();
-        ensure!(closed.is_ok(), "{}: the runtime did not close in time", self.name);
-        Ok(())
+        let words = || format!("{}: the runtime did not close in time", self.name);
+        Sentence::Closed.check(closed.is_ok(), words)
     }
 }
 

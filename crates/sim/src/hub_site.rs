@@ -27,6 +27,9 @@ pub const PARTITIONS: u16 = 4;
 pub const TOKEN_LIFE: Duration = Duration::from_hours(1000);
 /// Longest time that a commit of telemetry takes.
 pub const DISK_SLOW: Duration = Duration::from_millis(4);
+/// How often is looked whether the power has failed when it was to, and how many times.
+const AIM_EVERY: Duration = Duration::from_millis(50);
+const AIM_LOOKS: u32 = 100;
 /// Starts that a failing disk may cost.
 const STARTS_MAX: u32 = 20;
 
@@ -142,12 +145,14 @@ impl HubSite {
     }
 
     /// The power goes: at once, within a commit of the tables, or within a change of the disk.
-    pub async fn power_cut(&mut self) {
-        aim(&self.strikes, &self.disk, &self.chance).await;
+    /// Whether it went when it was to go.
+    pub async fn power_cut(&mut self) -> bool {
+        let hit = aim(&self.strikes, &self.disk, &self.chance).await;
         // Nobody is told that the other end is gone.
         self.pipes.silence_all_of(HUB);
         self.end().await;
         self.disk.power_cut(how(&self.chance));
+        hit
     }
 
     async fn end(&mut self) {
@@ -167,27 +172,26 @@ impl HubSite {
     }
 }
 
-/// Waits for the moment at which the power goes.
-pub async fn aim(strikes: &Strikes, disk: &SimulatedDisk, chance: &Chance) {
-    let patience = match chance.below(3) {
-        0 => return,
+/// Waits for the moment at which the power goes; whether it came.
+pub async fn aim(strikes: &Strikes, disk: &SimulatedDisk, chance: &Chance) -> bool {
+    match chance.below(3) {
+        0 => return true,
         1 => {
             let stages = [CommitStage::Before, CommitStage::After];
             let stage = if chance.below(2) == 0 { stages[0] } else { stages[1] };
             strikes.aim(chance.below(3), stage, CommitFault::Cut);
-            40
         }
         _ => {
             disk.cut_at(disk.exercised().operations + chance.below(8));
-            40
         }
-    };
-    for _ in 0..patience {
-        if strikes.is_cut() || disk.is_cut() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    for _ in 0..AIM_LOOKS {
+        if strikes.is_cut() || disk.is_cut() {
+            return true;
+        }
+        tokio::time::sleep(AIM_EVERY).await;
+    }
+    false
 }
 
 /// What the end of the power does to a disk.

@@ -13,16 +13,21 @@ pub mod strikes;
 pub mod cloud;
 pub mod device;
 pub mod listener;
+pub mod owed;
 pub mod program;
+pub mod properties;
+pub mod reports;
 
 pub mod edge_site;
 pub mod hub_site;
 
 pub mod operator;
 pub mod oracle;
+pub mod sentence;
 pub mod totals;
 
 pub mod scenario;
+pub mod seeds;
 
 #[cfg(test)]
 mod generation;

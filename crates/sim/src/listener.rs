@@ -21,7 +21,8 @@ use serde_json::Value;
 use testkit::chance::Chance;
 
 use crate::cloud::Service;
-use crate::device::lock;
+use crate::device::{Wrong, lock};
+use crate::sentence::Sentence;
 
 /// Longest pause before it connects again.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -37,7 +38,7 @@ const METHODS: &str = "$iothub/methods/POST/#";
 pub struct Heard {
     calls: BTreeSet<u64>,
     /// Something that must not happen.
-    pub wrong: Option<String>,
+    pub wrong: Wrong,
 }
 
 /// A device that is called.
@@ -96,8 +97,14 @@ impl Listener {
         let mut heard = lock(&self.heard);
         match std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
             Some(number) if heard.calls.insert(number) => {}
-            Some(number) => heard.wrong = Some(format!("call {number} came twice")),
-            None => heard.wrong = Some("a call without a number".to_owned()),
+            Some(number) => {
+                let words = format!("call {number} came twice");
+                heard.wrong = Some((Sentence::CalledOnce, words));
+            }
+            None => {
+                let words = "a call without a number".to_owned();
+                heard.wrong = Some((Sentence::Invented, words));
+            }
         }
     }
 }
@@ -123,7 +130,7 @@ pub struct Caller {
     next: u64,
     answered: BTreeMap<u64, bool>,
     /// Something that must not happen.
-    pub wrong: Option<String>,
+    pub wrong: Wrong,
 }
 
 impl Caller {
@@ -150,7 +157,8 @@ impl Caller {
             self.answered.insert(number, true);
             let said = answer.get("payload").and_then(Value::as_u64);
             if said != Some(number) {
-                self.wrong = Some(format!("call {number} was answered {answer}"));
+                let words = format!("call {number} was answered {answer}");
+                self.wrong = Some((Sentence::Caller, words));
             }
         }
     }

@@ -5,21 +5,30 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use sim::device::lock;
 use sim::scenario::{self, Size, Totals};
+use sim::seeds::{self, Seed};
+use sim::sentence::Sentence;
 
-/// Runs simulated towns; the same seed gives the same run.
+/// Runs simulated towns; the same seed gives the same run. Without `--seed`: the fixed seeds, the
+/// corpus of those that once failed, and as many fresh ones as are wanted.
 #[derive(Debug, Parser)]
 #[command(name = "sim")]
 struct Cli {
-    /// Run only this seed
+    /// Run only this seed; may come several times
     #[arg(long)]
-    seed: Option<u64>,
-    /// Run this many seeds, from 1
+    seed: Vec<u64>,
+    /// Run this many fixed seeds, from 1
     #[arg(long, default_value_t = 50)]
     seeds: u64,
+    /// Run this many seeds that the commit decides as well
+    #[arg(long, default_value_t = 0)]
+    fresh: u64,
+    /// The hash of the commit, for --fresh; `cargo xtask sim` gives it
+    #[arg(long, default_value = "")]
+    commit: String,
     /// Run seeds for so many hours, from a seed that nobody ran before
     #[arg(long)]
     hours: Option<f64>,
@@ -35,35 +44,17 @@ struct Cli {
     /// Connection cuts per run; other faults come in proportion
     #[arg(long, default_value_t = 340)]
     cuts: u64,
-    /// Fail unless the minima of the whole gate are reached
+    /// Fail unless the minima of the whole gate are reached, in proportion to the seeds
     #[arg(long)]
     minima: bool,
-    /// Stop at the first seed that fails and say which; that none fails is then the failure
+    /// Stop at the first of the fixed seeds that fails and say which and why; that none fails is
+    /// then the failure
     #[arg(long)]
     hunt: bool,
 }
 
 /// Seeds that run beside each other; the disks of each take some hundred MiB.
 const THREADS_MAX: usize = 4;
-
-/// The least that the seeds of the whole gate must exercise.
-const MINIMA: Totals = Totals {
-    cuts: 10_000,
-    silences: 0,
-    hub_restarts: 500,
-    hub_power_cuts: 0,
-    edge_kills: 0,
-    edge_power_cuts: 500,
-    disk_errors: 200,
-    engine_failures: 200,
-    module_exits: 0,
-    clock_jumps: 50,
-    calls: 0,
-    deployments: 0,
-    acknowledged: 500_000,
-    duplicates: 0,
-    transcript: 0,
-};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -87,25 +78,49 @@ impl Cli {
     }
 }
 
+/// The seeds to be run, each said with where it comes from.
+fn seeds(cli: &Cli) -> Result<Vec<Seed>> {
+    if !cli.seed.is_empty() {
+        return Ok(cli.seed.iter().copied().map(Seed::passing).collect());
+    }
+    let mut all = seeds::parse(seeds::CORPUS)?;
+    let corpus: Vec<u64> = all.iter().map(|seed| seed.number).collect();
+    let mut fresh = Vec::new();
+    if cli.fresh > 0 {
+        fresh = seeds::of_commit(&cli.commit, cli.fresh)?;
+    }
+    say(&format!(
+        "sim: fixed seeds 1 to {}; of the corpus {corpus:?}; of commit {:?} {fresh:?}",
+        cli.seeds, cli.commit
+    ));
+    for number in (1..=cli.seeds).chain(fresh) {
+        if !corpus.contains(&number) {
+            all.push(Seed::passing(number));
+        }
+    }
+    Ok(all)
+}
+
 /// Runs every seed twice, on all processors.
 fn run(cli: &Cli) -> Result<()> {
-    let (first, last) = match (cli.seed, cli.hours) {
-        (Some(seed), _) => (seed, seed),
-        (None, Some(_)) => (fresh_seed(), u64::MAX),
-        (None, None) => (1, cli.seeds),
-    };
     let ends = cli.hours.map(|hours| now() + Duration::from_secs_f64(hours * 3600.0));
-    let (next, totals, failed) = (AtomicU64::new(first), Mutex::default(), Mutex::new(None));
+    let all: Box<dyn Iterator<Item = Seed> + Send> = match ends {
+        Some(_) => Box::new((fresh_seed()..).map(Seed::passing)),
+        None => Box::new(seeds(cli)?.into_iter()),
+    };
+    let (rest, totals, failed) = (Mutex::new(all), Mutex::default(), Mutex::new(None));
+    let ran = AtomicU64::new(0);
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = processors.min(THREADS_MAX);
     let work = || loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        let over = seed > last || ends.is_some_and(|ends| now() >= ends);
-        if over || lock(&failed).is_some() {
-            return;
-        }
-        match twice(seed, cli.size()) {
-            Ok(one) => Totals::add(&mut lock(&totals), &one),
+        let next = lock(&rest).next();
+        let is_over = ends.is_some_and(|ends| now() >= ends) || lock(&failed).is_some();
+        let Some(seed) = next.filter(|_| !is_over) else { return };
+        match seed.judge(twice(seed.number, cli.size())) {
+            Ok(one) => {
+                ran.fetch_add(1, Ordering::Relaxed);
+                Totals::add(&mut lock(&totals), &one.unwrap_or_default());
+            }
             Err(error) => drop(lock(&failed).get_or_insert(error)),
         }
     };
@@ -113,23 +128,25 @@ fn run(cli: &Cli) -> Result<()> {
     if let Some(error) = lock(&failed).take() {
         return Err(error);
     }
-    let totals: Totals = *lock(&totals);
-    say(&format!("sim: {totals}"));
-    if cli.minima { totals.reach(&MINIMA) } else { Ok(()) }
+    let (totals, ran): (Totals, u64) = (*lock(&totals), ran.into_inner());
+    say(&format!("sim: {ran} seeds: {totals}"));
+    if cli.minima { totals.reach(ran) } else { Ok(()) }
 }
 
 fn twice(seed: u64, size: Size) -> Result<Totals> {
     let first = scenario::run(seed, size)?;
     let second = scenario::run(seed, size)?;
-    ensure!(first == second, "seed {seed} gave two transcripts: {first} and {second}");
+    let words = || format!("seed {seed} gave two transcripts: {first} and {second}");
+    Sentence::Replayed.check(first == second, words)?;
     Ok(first)
 }
 
-/// Runs seeds once each until one fails.
+/// Runs seeds once each until one fails; says the seed, the sentence and the words of the fault.
 fn hunt(cli: &Cli) -> Result<()> {
     for seed in 1..=cli.seeds {
         if let Err(error) = scenario::run(seed, cli.size()) {
-            say(&format!("found by seed {seed}: {error:#}"));
+            let sentence = Sentence::of(&error).map_or("none", Sentence::name);
+            say(&format!("found {seed} {sentence} {error:#}"));
             return Ok(());
         }
     }

@@ -53,6 +53,15 @@ pub struct Operator {
     plan: Plan,
     code: u64,
     value: u64,
+    last_told: u64,
+    /// What it did, broken manifests apart.
+    pub deployed: u64,
+    /// Manifests that no agent takes.
+    pub broken: u64,
+    /// Broken manifests that were not deployed, for there was no good one to fall back on.
+    pub spared: u64,
+    /// Values that modules were told.
+    pub told: u64,
 }
 
 impl Operator {
@@ -60,7 +69,20 @@ impl Operator {
     pub fn new(device: &str, chance: Chance) -> Self {
         let plan = Plan { source: 1, sink: 1, extra: None, order: 1, decoy: false };
         let todo = VecDeque::from([Order::Deploy(plan.clone()), Order::Tell(1)]);
-        Self { device: device.to_owned(), chance, todo, plan, code: 200, value: 0 }
+        let (deployed, broken, spared, told) = (0, 0, 0, 0);
+        Self {
+            device: device.to_owned(),
+            chance,
+            todo,
+            plan,
+            code: 200,
+            value: 0,
+            last_told: 1,
+            deployed,
+            broken,
+            spared,
+            told,
+        }
     }
 
     /// Wants other modules, other images, other routes.
@@ -81,9 +103,10 @@ impl Operator {
         self.todo.push_back(Order::Break(self.chance.below(3)));
     }
 
-    /// Tells the modules another value.
+    /// Tells the modules a larger value.
     pub fn tell(&mut self) {
-        self.todo.push_back(Order::Tell(1 + self.chance.below(1 << 40)));
+        self.last_told += 1 + self.chance.below(1 << 30);
+        self.todo.push_back(Order::Tell(self.last_told));
     }
 
     /// Whether everything was done.
@@ -109,21 +132,26 @@ impl Operator {
             Order::Deploy(plan) => {
                 service.apply(&self.device, content(plan)).await?;
                 (self.plan, self.code) = (plan.clone(), 200);
+                self.deployed += 1;
             }
             Order::Tell(value) => {
                 for module in [SOURCE, SINK] {
                     service.desire(&self.device, module, json!({ "value": value })).await?;
                 }
                 self.value = *value;
+                self.told += 1;
             }
             // Of a good manifest that was never seen nothing can be the last good one.
-            Order::Break(_) if self.code == 200 && !self.is_in_force(service).await? => {}
+            Order::Break(_) if self.code == 200 && !self.is_in_force(service).await? => {
+                self.spared += 1;
+            }
             Order::Break(which) if self.code == 200 => {
                 let (desired, code) = broken(*which);
                 service.desire(&self.device, "$edgeAgent", desired).await?;
                 self.code = code;
+                self.broken += 1;
             }
-            Order::Break(_) => {}
+            Order::Break(_) => self.spared += 1,
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use engine::runtime::ModuleStatus;
 use serde_json::Value;
 
@@ -10,7 +10,9 @@ use crate::cloud::{Logged, Service};
 use crate::device::lock;
 use crate::edge_site::EdgeSite;
 use crate::operator::{Expected, Operator};
+use crate::owed::Owed;
 use crate::program::{PASSED_ON, SINK, SOURCE};
+use crate::sentence::Sentence;
 
 /// Why a device is not yet as it is to be in the end.
 ///
@@ -22,29 +24,41 @@ pub async fn settled(
     service: &Service,
     count: u64,
 ) -> Result<()> {
-    ensure!(operator.is_done(), "the operator is not done");
+    Sentence::Operator.check(operator.is_done(), || "the operator is not done".to_owned())?;
     let expected = operator.expected();
-    engine_runs(site, &expected)?;
+    engine_runs(site, &expected).context(Sentence::Running)?;
     let acknowledged = lock(&site.processes.source).acknowledged;
-    ensure!(acknowledged == count, "the source has {acknowledged} of {count} acknowledged");
+    let words = || format!("the source has {acknowledged} of {count} acknowledged");
+    Sentence::Sent.check(acknowledged == count, words)?;
     let highest = lock(&site.processes.sink).highest;
-    ensure!(highest == count, "the sink has got {highest} of {count}");
+    let words = || format!("the sink has got {highest} of {count}");
+    Sentence::Received.check(highest == count, words)?;
     let status = site.status().await?;
     for queue in &status.router.queues {
-        ensure!(queue.depth == 0, "{} messages wait for {}", queue.depth, queue.endpoint);
+        let words = || format!("{} messages wait for {}", queue.depth, queue.endpoint);
+        Sentence::Drained.check(queue.depth == 0, words)?;
     }
-    agent_tells_the_truth(&service.twin(&site.name, "$edgeAgent").await?, &expected)?;
+    let agent = service.twin(&site.name, "$edgeAgent").await?;
     let hub = service.twin(&site.name, "$edgeHub").await?;
-    was_seen(&hub, 200).context("$edgeHub")?;
-    for module in [SOURCE, SINK] {
-        let name = format!("/properties/reported/clients/{}~1{module}/status", site.name);
-        let status = hub.pointer(&name).and_then(Value::as_str);
-        ensure!(status == Some("Connected"), "{module} is reported {status:?} at the router");
-    }
+    told(&agent, &hub, &site.name, &expected).context(Sentence::Told)?;
     for module in [SOURCE, SINK] {
         let twin = service.twin(&site.name, module).await?;
         let seen = number(&twin, "/properties/reported/seen");
-        ensure!(seen == Some(expected.value), "{module} saw {seen:?}, not {}", expected.value);
+        let words = || format!("{module} saw {seen:?}, not {}", expected.value);
+        Sentence::Heard.check(seen == Some(expected.value), words)?;
+    }
+    let twin = service.twin(&site.name, SOURCE).await?;
+    lock(&site.processes.source).reports.judge(SOURCE, &twin)
+}
+
+/// What a device reports of itself is true.
+fn told(agent: &Value, hub: &Value, device: &str, expected: &Expected) -> Result<()> {
+    agent_tells_the_truth(agent, expected)?;
+    was_seen(hub, 200).context("$edgeHub")?;
+    for module in [SOURCE, SINK] {
+        let name = format!("/properties/reported/clients/{device}~1{module}/status");
+        let status = hub.pointer(&name).and_then(Value::as_str);
+        ensure!(status == Some("Connected"), "{module} is reported {status:?} at the router");
     }
     Ok(())
 }
@@ -101,54 +115,63 @@ pub struct Sender {
     pub name: String,
     /// The numbers that were acknowledged, ascending.
     pub numbers: Vec<u64>,
-    /// The most copies that faults can explain.
-    pub copies_max: u64,
+    /// How often each may have come again.
+    pub owed: Owed,
 }
 
 impl Sender {
     /// What a sink passed on of the numbers from 1 to `count`.
-    pub fn passed_on(name: String, count: u64, copies_max: u64) -> Self {
+    pub fn passed_on(name: String, count: u64, owed: Owed) -> Self {
         let numbers = (1..=count).filter(|number| number % PASSED_ON == 0).collect();
-        Self { name, numbers, copies_max }
+        Self { name, numbers, owed }
     }
 }
 
-/// First copies complete and ascending, no more copies than faults explain; gives their count.
+/// First copies complete and ascending, and of each number no more copies than deaths at which
+/// it was not acknowledged; gives the count of all copies.
 ///
 /// # Errors
 /// The promise that was broken.
 pub fn judge(sender: &Sender, arrived: impl Iterator<Item = u64>) -> Result<u64> {
     let name = &sender.name;
     let mut next = 0;
-    let mut copies = 0;
+    let mut copies: BTreeMap<u64, u64> = BTreeMap::new();
     let all: Vec<u64> = arrived.collect();
     for (at, &number) in all.iter().enumerate() {
-        match sender.numbers.get(next) {
-            Some(expected) if *expected == number => next += 1,
-            _ if sender
-                .numbers
-                .get(..next)
-                .is_some_and(|had| had.binary_search(&number).is_ok()) =>
-            {
-                copies += 1;
-            }
-            expected => {
-                let around = all.get(at.saturating_sub(4)..all.len().min(at + 4));
-                let later =
-                    expected.is_some_and(|expected| all.iter().skip(at).any(|it| it == expected));
-                bail!(
-                    "{name}: {number} stands where {expected:?} was to come, which comes later: \
-                     {later}; around it {around:?}"
-                )
-            }
+        let expected = sender.numbers.get(next).copied();
+        if expected == Some(number) {
+            next += 1;
+            continue;
         }
+        let around = || all.get(at.saturating_sub(4)..all.len().min(at + 4));
+        let Ok(place) = sender.numbers.binary_search(&number) else {
+            let words = format!("{name}: nobody sent {number}; around it {:?}", around());
+            return Err(Sentence::Invented.broken(words));
+        };
+        if place < next {
+            *copies.entry(number).or_default() += 1;
+            continue;
+        }
+        let comes_later = all.iter().skip(at).any(|it| Some(*it) == expected);
+        let sentence = if comes_later { Sentence::Ordered } else { Sentence::Kept };
+        let words =
+            format!("{name}: {number} stands where {expected:?} was to come: {:?}", around());
+        return Err(sentence.broken(words));
     }
     if let Some(missing) = sender.numbers.get(next) {
-        bail!("{name}: {missing} was acknowledged and is not there");
+        let words = format!("{name}: {missing} was acknowledged and is not there");
+        return Err(Sentence::Kept.broken(words));
     }
-    let most = sender.copies_max;
-    ensure!(copies <= most, "{name}: {copies} copies; faults explain {most}");
-    Ok(copies)
+    for (number, copies) in &copies {
+        let deaths = sender.owed.of(*number);
+        let words = || {
+            format!(
+                "{name}: {number} came {copies} times again; it was on its way at {deaths} deaths"
+            )
+        };
+        Sentence::Copies.check(*copies <= deaths, words)?;
+    }
+    Ok(copies.values().sum())
 }
 
 /// The numbers of `sender` in the hub's log.
@@ -165,10 +188,9 @@ pub fn lives_in_order(log: &[Logged], sender: &str) -> Result<()> {
     for logged in log.iter().filter(|logged| logged.sender == sender) {
         let life = logged.life.with_context(|| format!("{sender}: a message of no connection"))?;
         let number = logged.number;
-        ensure!(
-            life >= newest,
-            "{sender}: {number} of connection {life} was taken after connection {newest} was open"
-        );
+        let words =
+            || format!("{sender}: {number} of connection {life} was taken after {newest} was open");
+        Sentence::Lives.check(life >= newest, words)?;
         newest = life;
     }
     Ok(())
@@ -188,6 +210,7 @@ mod tests {
                     number: 1,
                     life: Some(life),
                     enqueued: model::time::WallTime(0),
+                    fault: None,
                 })
                 .collect();
             assert_eq!(lives_in_order(&log, "s").is_ok(), expected, "{lives:?}");
@@ -199,20 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn the_log_of_a_sender_is_complete_in_order_and_has_few_copies() {
-        let sender = Sender { name: "s".into(), numbers: vec![2, 4, 6], copies_max: 2 };
-        let check = |arrived: &[u64], expected: Result<u64, &str>| {
+    fn the_log_of_a_sender_is_complete_in_order_and_copies_have_their_deaths() {
+        let mut owed = Owed::default();
+        owed.add([2, 2, 4]);
+        let sender = Sender { name: "s".into(), numbers: vec![2, 4, 6], owed };
+        let check = |arrived: &[u64], expected: Result<u64, Sentence>| {
             let judged = judge(&sender, arrived.iter().copied());
-            match expected {
-                Ok(copies) => assert_eq!(judged.unwrap(), copies),
-                Err(words) => assert!(judged.unwrap_err().to_string().contains(words)),
-            }
+            let judged = judged.map_err(|error| Sentence::of(&error).unwrap());
+            assert_eq!(judged, expected, "{arrived:?}");
         };
         check(&[2, 4, 6], Ok(0));
         check(&[2, 4, 2, 4, 6], Ok(2));
-        check(&[2, 4], Err("6 was acknowledged"));
-        check(&[2, 6, 4], Err("6 stands where Some(4)"));
-        check(&[2, 4, 6, 8], Err("8 stands where None"));
-        check(&[2, 2, 2, 2, 4, 6], Err("3 copies"));
+        check(&[2, 4, 2, 2, 4, 6], Ok(3));
+        check(&[2, 4], Err(Sentence::Kept));
+        check(&[2, 6, 4], Err(Sentence::Ordered));
+        check(&[2, 6], Err(Sentence::Kept));
+        check(&[2, 4, 6, 8], Err(Sentence::Invented));
+        check(&[3, 2, 4, 6], Err(Sentence::Invented));
+        // As many copies in all as there were deaths, but not of what was on its way then.
+        check(&[2, 4, 4, 4, 6], Err(Sentence::Copies));
+        check(&[2, 4, 6, 6], Err(Sentence::Copies));
+        check(&[2, 2, 2, 2, 4, 6], Err(Sentence::Copies));
     }
 }

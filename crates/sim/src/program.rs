@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::runtime::ModuleSpec;
-use model::message::Message;
 use model::time::Tick;
 use model::twin::TwinPatch;
-use model::waist::{Batch, DeviceRequest, DeviceSession};
+use model::waist::{Batch, DeviceRequest, DeviceSession, ask};
 use model::world::World;
 use net::client::{Kept, Link, MqttClient, Target};
 use net::network::Address;
@@ -22,8 +22,11 @@ use testkit::engine::Programs;
 use testkit::world::{Host, VirtualClock};
 use tokio::sync::watch;
 
-use crate::device::{Shared, lock};
+use crate::device::{Shared, Wrong, lock};
+use crate::owed::Owed;
 use crate::pipes::Pipes;
+use crate::properties::{self, message};
+use crate::sentence::Sentence;
 
 /// The module that sends.
 pub const SOURCE: &str = "source";
@@ -33,6 +36,9 @@ pub const SINK: &str = "sink";
 pub const EXTRA: &str = "extra";
 /// Numbers in flight of a source.
 pub const IN_FLIGHT: u64 = 64;
+/// Inputs at the end of which a router may not know that they are settled: those of one
+/// connection, twice.
+const UNSETTLED: usize = 2 * wire::mqtt::server::IN_FLIGHT_MAX;
 /// A sink passes one number in so many on.
 pub const PASSED_ON: u64 = 16;
 
@@ -43,10 +49,30 @@ pub struct Arrivals {
     pub numbers: Vec<u64>,
     /// The highest number so far.
     pub highest: u64,
-    /// Connections that were accepted.
-    pub connections: u64,
+    /// Which of them may have come again.
+    pub owed: Owed,
+    /// How often each number that is passed on was sent, and was on its way at a death.
+    pub passed: Owed,
+    /// What is being passed on.
+    passing: Option<u64>,
     /// Something that must not happen.
-    pub wrong: Option<String>,
+    pub wrong: Wrong,
+}
+
+impl Arrivals {
+    /// The connection broke, or the process died: what was not settled for good comes again.
+    fn handle_death(&mut self) {
+        let recent = self.numbers.iter().rev().take(UNSETTLED);
+        self.owed.add(recent.copied());
+        self.passed.add(self.passing);
+        tracing::trace!(last = self.numbers.last(), "the sink's connection died");
+    }
+
+    fn handle_number(&mut self, number: u64) {
+        tracing::trace!(number, "the sink has got");
+        self.numbers.push(number);
+        self.highest = self.highest.max(number);
+    }
 }
 
 /// The processes of the modules of one device.
@@ -63,6 +89,8 @@ pub struct Processes {
     /// What the sink knows.
     pub sink: Arc<Mutex<Arrivals>>,
     running: Mutex<BTreeMap<String, Host>>,
+    /// A module that heard what must not be.
+    pub misheard: Arc<Mutex<Wrong>>,
 }
 
 impl Processes {
@@ -84,6 +112,7 @@ impl Processes {
             source: Shared::default(),
             sink: Arc::default(),
             running: Mutex::default(),
+            misheard: Arc::default(),
         }
     }
 
@@ -116,13 +145,14 @@ struct Running {
 impl Programs for Processes {
     fn started(&self, spec: &ModuleSpec) {
         let Ok(environment) = Environment::parse(|name| spec.env.get(name).cloned()) else {
-            lock(&self.source).wrong = Some(format!("{} has no environment", spec.name));
+            let words = format!("{} has no environment", spec.name);
+            lock(&self.source).wrong = Some((Sentence::Running, words));
             return;
         };
         let host = Host::on(self.clock.clone(), self.chance.fork(&spec.name));
         let world = host.world();
         let running = self.connect(&environment, &world);
-        world.spawn(follow(running.module.clone()));
+        world.spawn(follow(running.module.clone(), Arc::clone(&self.misheard)));
         match spec.name.as_str() {
             SOURCE => {
                 let (record, chance) = (Arc::clone(&self.source), self.chance.fork("source"));
@@ -142,37 +172,56 @@ impl Programs for Processes {
         if let Some(host) = lock(&self.running).remove(name) {
             host.kill();
             self.pipes.cut_all_of(&self.host_name(name));
+            match name {
+                SOURCE => lock(&self.source).handle_death(),
+                SINK => {
+                    let mut sink = lock(&self.sink);
+                    sink.handle_death();
+                    sink.passing = None;
+                }
+                _ => {}
+            }
         }
     }
 }
 
-async fn count_source(mut link: watch::Receiver<Link>, record: Shared) {
+/// Every connection of a process but its first follows the death of another.
+async fn count_source(link: watch::Receiver<Link>, record: Shared) {
+    each_new_connection(link, || lock(&record).handle_death()).await;
+}
+
+async fn count_sink(link: watch::Receiver<Link>, record: Arc<Mutex<Arrivals>>) {
+    each_new_connection(link, || lock(&record).handle_death()).await;
+}
+
+async fn each_new_connection(mut link: watch::Receiver<Link>, mut count: impl FnMut()) {
+    let mut is_first = true;
     while link.changed().await.is_ok() {
-        let up = matches!(*link.borrow_and_update(), Link::Up { .. });
-        lock(&record).connections += u64::from(up);
+        if matches!(*link.borrow_and_update(), Link::Up { .. }) && !std::mem::take(&mut is_first) {
+            count();
+        }
     }
 }
 
-async fn count_sink(mut link: watch::Receiver<Link>, record: Arc<Mutex<Arrivals>>) {
-    while link.changed().await.is_ok() {
-        let up = matches!(*link.borrow_and_update(), Link::Up { .. });
-        lock(&record).connections += u64::from(up);
-    }
-}
-
-/// Reports what is desired, so that the cloud sees who was told.
-async fn follow(module: Module) {
+/// Reports what is desired, so that the cloud sees who was told. Values only rise.
+async fn follow(module: Module, misheard: Arc<Mutex<Wrong>>) {
     let mut desired = module.desired();
+    let mut newest = 0;
     while let Some(now) = desired.next().await {
-        if let Some(value) = now.properties.get("value") {
-            let seen = json!({ "seen": value });
-            let patch = seen.as_object().cloned().unwrap_or_default();
-            module.report_soon(TwinPatch(patch));
+        let Some(value) = now.properties.get("value") else { continue };
+        let number = value.as_u64().unwrap_or_default();
+        if number < newest {
+            let words = format!("a module heard {number} after {newest}");
+            *lock(&misheard) = Some((Sentence::Desired, words));
         }
+        newest = number;
+        let seen = json!({ "seen": value });
+        let patch = seen.as_object().cloned().unwrap_or_default();
+        module.report_soon(TwinPatch(patch));
     }
 }
 
-/// Sends from where the last process of the module got to, in bursts.
+/// Sends from where the last process of the module got to, in bursts, and reports each.
 async fn send(
     session: Arc<dyn DeviceSession>,
     record: Shared,
@@ -185,36 +234,51 @@ async fn send(
             return;
         }
         let burst = first..(first + 1 + chance.below(IN_FLIGHT)).min(count + 1);
-        let mut numbers: VecDeque<u64> = burst.clone().collect();
-        let requests = burst.map(|number| DeviceRequest::SendTelemetry(Box::new(message(number))));
-        let mut batch = Batch(requests.collect());
-        let mut completion = loop {
-            // The client sends again by itself, however long it takes.
-            match session.submit(batch, Tick::NEVER) {
-                Ok(completion) => break completion,
-                Err(full) => batch = full.0,
-            }
-            poll_fn(|cx| session.poll_ready(cx)).await;
-        };
-        while let Some(answer) = completion.next().await {
-            let Some(number) = numbers.pop_front() else { break };
-            match answer {
-                Ok(_) => lock(&record).acknowledged = number,
-                Err(refusal) => {
-                    let words = format!("number {number} was refused: {refusal}");
-                    lock(&record).wrong = Some(words);
-                    return;
-                }
-            }
+        let about = lock(&record).reports.begin();
+        report(&*session, &record, (about, 1)).await;
+        if !send_all(&*session, &record, burst).await {
+            return;
         }
+        report(&*session, &record, (about, 2)).await;
         tokio::time::sleep(chance.span(pace)).await;
     }
 }
 
-fn message(number: u64) -> Message {
-    let mut message = Message { body: number.to_string().into(), ..Message::default() };
-    message.system.output_name = Some("numbers".into());
-    message
+/// Sends `burst`; whether all of it was acknowledged.
+async fn send_all(session: &dyn DeviceSession, record: &Shared, burst: Range<u64>) -> bool {
+    let mut numbers: VecDeque<u64> = burst.clone().collect();
+    lock(record).sent = burst.end.saturating_sub(1);
+    let request = |number| DeviceRequest::SendTelemetry(Box::new(message(number, "numbers")));
+    let mut batch = Batch(burst.map(request).collect());
+    let mut completion = loop {
+        // The client sends again by itself, however long it takes.
+        match session.submit(batch, Tick::NEVER) {
+            Ok(completion) => break completion,
+            Err(full) => batch = full.0,
+        }
+        poll_fn(|cx| session.poll_ready(cx)).await;
+    };
+    while let Some(answer) = completion.next().await {
+        let Some(number) = numbers.pop_front() else { break };
+        match answer {
+            Ok(_) => lock(record).acknowledged = number,
+            Err(refusal) => {
+                let words = format!("number {number} was refused: {refusal}");
+                lock(record).wrong = Some((Sentence::Answered, words));
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Reports `value` of a burst; a router that has no room for it may refuse.
+async fn report(session: &dyn DeviceSession, record: &Shared, (burst, value): (u64, u64)) {
+    let patch = lock(record).reports.handle_trying(burst, value);
+    let request = DeviceRequest::PatchReported { patch, if_version: None };
+    if ask(session, request, Tick::NEVER).await.is_ok() {
+        lock(record).reports.handle_acknowledged(burst, value);
+    }
 }
 
 /// Notes what arrives, passes some of it on, and only then says that it is done with it.
@@ -223,17 +287,31 @@ async fn receive(module: Module, record: Arc<Mutex<Arrivals>>) {
     while let Some(input) = inputs.next().await {
         let number = std::str::from_utf8(&input.message().body).ok().and_then(|it| it.parse().ok());
         let Some(number) = number else {
-            lock(&record).wrong = Some("an input without a number".to_owned());
+            let words = "an input without a number".to_owned();
+            lock(&record).wrong = Some((Sentence::Invented, words));
             return;
         };
-        // It may have been sent or not; sending it again is right.
-        while number % PASSED_ON == 0 && module.send("passed", message(number)).await.is_err() {}
-        {
-            let mut arrivals = lock(&record);
-            arrivals.numbers.push(number);
-            arrivals.highest = arrivals.highest.max(number);
+        if let Some(fault) = properties::fault_of(input.message(), number) {
+            lock(&record).wrong = Some((Sentence::Properties, fault));
         }
-        // If nobody hears it, it comes again.
-        input.complete().await.ok();
+        // It may have been sent or not; sending it again is right.
+        while number % PASSED_ON == 0 && !pass(&module, &record, number).await {}
+        lock(&record).handle_number(number);
+        // It came over a connection that is dead: nobody hears it, and it comes again.
+        if input.complete().await.is_err() {
+            lock(&record).owed.add([number]);
+        }
     }
+}
+
+/// Passes `number` on; whether that is known to have arrived.
+async fn pass(module: &Module, record: &Mutex<Arrivals>, number: u64) -> bool {
+    {
+        let mut arrivals = lock(record);
+        arrivals.passed.add([number]);
+        arrivals.passing = Some(number);
+    }
+    let is_sent = module.send("passed", message(number, "passed")).await.is_ok();
+    lock(record).passing = None;
+    is_sent
 }

@@ -13,6 +13,7 @@ struct State {
     aimed: Option<Aim>,
     cut: bool,
     failed: u64,
+    missed: u64,
 }
 
 #[derive(Debug)]
@@ -29,13 +30,21 @@ impl Strikes {
 
     /// After `skip` commits, one meets `fault` at `stage`.
     pub fn aim(&self, skip: u64, stage: CommitStage, fault: CommitFault) {
-        self.state().aimed = Some(Aim { skip, stage, fault });
+        let mut state = self.state();
+        state.forget();
+        state.aimed = Some(Aim { skip, stage, fault });
     }
 
     /// What was aimed and has not come is forgotten.
     pub fn heal(&self) {
         let mut state = self.state();
-        (state.aimed, state.cut) = (None, false);
+        state.forget();
+        state.cut = false;
+    }
+
+    /// Failures that were aimed and met no commit.
+    pub fn missed(&self) -> u64 {
+        self.state().missed
     }
 
     /// Whether the power went in a commit since the last [`Strikes::heal`].
@@ -46,6 +55,14 @@ impl Strikes {
     /// Commits that failed so far.
     pub fn failed(&self) -> u64 {
         self.state().failed
+    }
+}
+
+impl State {
+    /// A power cut that found no commit comes all the same; a failure does not.
+    fn forget(&mut self) {
+        let failure = self.aimed.take().is_some_and(|aim| aim.fault == CommitFault::Fail);
+        self.missed += u64::from(failure);
     }
 }
 

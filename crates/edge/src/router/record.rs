@@ -21,6 +21,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use model::id::IdentityId;
 use model::message::{Message, PropertyBag, SystemProperties};
+use model::planted;
 use model::time::WallTime;
 use thiserror::Error;
 
@@ -190,7 +191,11 @@ pub fn decode(mut bytes: Bytes) -> Result<(IdentityId, Message), DamagedRecord> 
             return Err(DamagedRecord::Tag(tag));
         }
     }
-    let properties = PropertyBag(take_long(&mut bytes, version)?);
+    let mut properties = PropertyBag(take_long(&mut bytes, version)?);
+    // Planted: what the application attached is lost on the way.
+    if planted::is("properties_lost") {
+        properties = PropertyBag::default();
+    }
     Ok((sender, Message { body: bytes, properties, system }))
 }
 

@@ -115,7 +115,11 @@ impl Telemetry {
             answer.send(result).ok();
             drop(kept);
         };
-        let records = self.records(device, records);
+        let mut records = self.records(device, records);
+        // Planted: it is written twice.
+        if planted::is("written_twice") {
+            records.extend(records.clone());
+        }
         self.intake.submit_in(chain, records, Box::new(callback)).ok().map(|()| reply)
     }
 

@@ -145,9 +145,9 @@ impl SimulatedDisk {
         self.state().faults.push((operation, skip, fault));
     }
 
-    /// Forgets the faults that have not come yet.
-    pub fn heal(&self) {
-        self.state().faults.clear();
+    /// Forgets the faults that have not come yet; how many.
+    pub fn heal(&self) -> usize {
+        std::mem::take(&mut self.state().faults).len()
     }
 
     /// How many bytes all files together may have; `None` is no limit.

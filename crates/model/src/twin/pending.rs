@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::TwinPatch;
 use super::limits::object_bytes;
 use super::patch::{apply, compose};
+use crate::planted;
 
 /// Patches that wait, oldest first. Sending all of them once more after some were taken changes
 /// nothing, so a lost answer costs only the repeat.
@@ -33,6 +34,10 @@ impl PendingPatches {
             return;
         }
         match self.0.last_mut().and_then(|last| Some((compose(&last.0, &patch.0)?, last))) {
+            // Planted: of two values the older one wins.
+            Some((_, last)) if planted::is("older_reported_wins") => {
+                last.0 = compose(&patch.0, &last.0).unwrap_or_default();
+            }
             Some((both, last)) => last.0 = both,
             None => self.0.push(patch.clone()),
         }
