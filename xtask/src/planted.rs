@@ -40,11 +40,11 @@ pub(crate) fn catch_all() -> Result<()> {
     hold(&simulator, &seeds)?;
     let mut binaries = BTreeMap::new();
     for plant in PLANTED {
-        let Finder::Test { package, test, words } = plant.finder else { continue };
-        let binary = match binaries.entry(package) {
+        let Finder::Test { package, target, test, words } = plant.finder else { continue };
+        let binary = match binaries.entry((package, target)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(none) => {
-                none.insert(build(&wrapper, package, &["test", "--no-run", "--lib"])?)
+                none.insert(build(&wrapper, package, &["test", "--no-run", target])?)
             }
         };
         passes(binary, package, test)?;

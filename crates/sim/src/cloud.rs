@@ -124,7 +124,11 @@ impl Service {
         Ok(all)
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    /// Asks for anything; gives the answer's body.
+    ///
+    /// # Errors
+    /// If the hub refuses.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = Request::builder()
             .method(method)

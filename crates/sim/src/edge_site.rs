@@ -28,7 +28,7 @@ use testkit::world::{Host, VirtualClock};
 
 use crate::device::lock;
 use crate::hub_site::{self, folder};
-use crate::owed::{Ledger, Watched};
+use crate::owed::Watched;
 use crate::pipes::{HostNetwork, Pipes};
 use crate::program::Processes;
 use crate::sentence::Sentence;
@@ -63,8 +63,6 @@ pub struct EdgeSite {
     pipes: Pipes,
     chance: Chance,
     life: Option<Life>,
-    /// What the runtime sent upstream, and what of it may have come again.
-    pub ledger: Arc<Mutex<Ledger>>,
 }
 
 #[derive(Debug)]
@@ -105,7 +103,6 @@ impl EdgeSite {
             pipes,
             chance,
             life: None,
-            ledger: Arc::default(),
         })
     }
 
@@ -129,7 +126,7 @@ impl EdgeSite {
             }
             host.kill();
             host.gone().await;
-            lock(&self.ledger).handle_death(self.clock.now().tick);
+            lock(&self.processes.ledger).handle_death(self.clock.now().tick);
             self.disk.kill();
         }
         last
@@ -153,7 +150,7 @@ impl EdgeSite {
             world: world.clone(),
             upstream: Arc::new(Watched {
                 api: Arc::new(upstream),
-                ledger: Arc::clone(&self.ledger),
+                ledger: Arc::clone(&self.processes.ledger),
                 clock: self.clock.clone(),
             }),
             runtime: Arc::new(self.engine.clone()),
@@ -203,7 +200,7 @@ impl EdgeSite {
         if let Some(life) = self.life.take() {
             life.host.kill();
             life.host.gone().await;
-            lock(&self.ledger).handle_death(self.clock.now().tick);
+            lock(&self.processes.ledger).handle_death(self.clock.now().tick);
         }
     }
 

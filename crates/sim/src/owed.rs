@@ -75,6 +75,15 @@ impl Ledger {
         self.owed.get(module).cloned().unwrap_or_default()
     }
 
+    /// `module` gives `numbers` to the runtime from now on. What the runtime has and has not sent
+    /// yet stands before its cursor as well.
+    pub fn handle_given(&mut self, module: &str, numbers: impl Iterator<Item = u64>, now: Tick) {
+        for number in numbers {
+            let fresh = Open { since: now, on_its_way: 0, is_to_come_again: true };
+            self.open.entry((module.into(), number)).or_insert(fresh);
+        }
+    }
+
     fn handle_sent(&mut self, key: &Key, now: Tick) {
         let fresh = Open { since: now, on_its_way: 0, is_to_come_again: false };
         let open = self.open.entry(key.clone()).or_insert(fresh);
@@ -275,6 +284,12 @@ mod tests {
         assert_eq!(owed(&ledger), [0, 2, 1, 1]);
         ledger.handle_death(at(200));
         assert_eq!(owed(&ledger), [0, 2, 1, 1]);
+        // What another module gave and was never sent holds the cursor as well.
+        ledger.handle_given("n", 9..=9, at(300));
+        ledger.handle_sent(&key(1), at(301));
+        ledger.handle_arrived(key(1), at(301), at(302));
+        ledger.handle_death(at(400));
+        assert_eq!(owed(&ledger), [1, 2, 1, 1]);
         assert_eq!(ledger.owed("n"), Owed::default());
     }
 }

@@ -2,7 +2,7 @@
 //! fall silent, and end with their hosts.
 #![expect(clippy::disallowed_methods, reason = "relays belong to the network, not to a host")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -43,6 +43,8 @@ struct Shared {
     links: Vec<Arc<Link>>,
     cuts: Arc<AtomicU64>,
     silences: u64,
+    /// Hosts that nobody can be reached from.
+    parted: BTreeSet<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,17 @@ impl Pipes {
         self.links_of(host).iter().for_each(|link| link.silent.store(true, Ordering::Relaxed));
     }
 
+    /// The line of `host` is cut: its connections end, and new ones are refused.
+    pub fn part(&self, host: &str) {
+        self.lock().parted.insert(host.into());
+        self.cut_all_of(host);
+    }
+
+    /// The line of `host` is whole again.
+    pub fn join(&self, host: &str) {
+        self.lock().parted.remove(host);
+    }
+
     /// Connections cut beneath living hosts so far.
     pub fn cuts(&self) -> u64 {
         self.lock().cuts.load(Ordering::Relaxed)
@@ -175,6 +188,9 @@ impl Pipes {
 
     fn connect(&self, dialler: &str, name: &str) -> io::Result<Connected> {
         let mut shared = self.lock();
+        if shared.parted.contains(dialler) {
+            return Err(io::ErrorKind::NetworkUnreachable.into());
+        }
         let open = shared.listeners.get(name).filter(|it| !it.arriving.is_closed());
         let listener = open.ok_or(io::ErrorKind::ConnectionRefused)?;
         let (near, near_relay) = tokio::io::duplex(WINDOW_BYTES);

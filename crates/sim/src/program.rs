@@ -10,7 +10,7 @@ use engine::runtime::ModuleSpec;
 use model::time::Tick;
 use model::twin::TwinPatch;
 use model::waist::{Batch, DeviceRequest, DeviceSession, ask};
-use model::world::World;
+use model::world::{Clock as _, World};
 use net::client::{Kept, Link, MqttClient, Target};
 use net::network::Address;
 use sdk::Module;
@@ -23,7 +23,7 @@ use testkit::world::{Host, VirtualClock};
 use tokio::sync::watch;
 
 use crate::device::{Shared, Wrong, lock};
-use crate::owed::Owed;
+use crate::owed::{Ledger, Owed};
 use crate::pipes::Pipes;
 use crate::properties::{self, message};
 use crate::sentence::Sentence;
@@ -89,6 +89,8 @@ pub struct Processes {
     /// What the sink knows.
     pub sink: Arc<Mutex<Arrivals>>,
     running: Mutex<BTreeMap<String, Host>>,
+    /// What the modules gave the runtime, and what it sent upstream.
+    pub ledger: Arc<Mutex<Ledger>>,
     /// A module that heard what must not be.
     pub misheard: Arc<Mutex<Wrong>>,
 }
@@ -112,8 +114,13 @@ impl Processes {
             source: Shared::default(),
             sink: Arc::default(),
             running: Mutex::default(),
+            ledger: Arc::default(),
             misheard: Arc::default(),
         }
+    }
+
+    fn books(&self) -> Books {
+        (Arc::clone(&self.ledger), self.clock.clone())
     }
 
     fn host_name(&self, module: &str) -> String {
@@ -134,6 +141,16 @@ impl Processes {
         let module = Module::over(Arc::clone(&session), link.clone(), world.clone());
         Running { session, link, module }
     }
+}
+
+/// Where is written down what a runtime is given, and by which clock.
+type Books = (Arc<Mutex<Ledger>>, VirtualClock);
+
+/// Where a source sends to.
+struct Outlet {
+    session: Arc<dyn DeviceSession>,
+    record: Shared,
+    books: Books,
 }
 
 struct Running {
@@ -157,11 +174,12 @@ impl Programs for Processes {
             SOURCE => {
                 let (record, chance) = (Arc::clone(&self.source), self.chance.fork("source"));
                 world.spawn(count_source(running.link.clone(), Arc::clone(&record)));
-                world.spawn(send(running.session, record, (self.count, self.pace), chance));
+                let to = Outlet { session: running.session, record, books: self.books() };
+                world.spawn(send(to, (self.count, self.pace), chance));
             }
             SINK => {
                 world.spawn(count_sink(running.link.clone(), Arc::clone(&self.sink)));
-                world.spawn(receive(running.module, Arc::clone(&self.sink)));
+                world.spawn(receive(running.module, Arc::clone(&self.sink), self.books()));
             }
             _ => {}
         }
@@ -222,54 +240,54 @@ async fn follow(module: Module, misheard: Arc<Mutex<Wrong>>) {
 }
 
 /// Sends from where the last process of the module got to, in bursts, and reports each.
-async fn send(
-    session: Arc<dyn DeviceSession>,
-    record: Shared,
-    (count, pace): (u64, Duration),
-    chance: Chance,
-) {
+async fn send(to: Outlet, (count, pace): (u64, Duration), chance: Chance) {
+    let Outlet { session, record, .. } = &to;
     loop {
-        let first = lock(&record).acknowledged + 1;
+        let first = lock(record).acknowledged + 1;
         if first > count {
             return;
         }
         let burst = first..(first + 1 + chance.below(IN_FLIGHT)).min(count + 1);
-        let about = lock(&record).reports.begin();
-        report(&*session, &record, (about, 1)).await;
-        if !send_all(&*session, &record, burst).await {
+        let about = lock(record).reports.begin();
+        report(&**session, record, (about, 1)).await;
+        if !to.send_all(burst).await {
             return;
         }
-        report(&*session, &record, (about, 2)).await;
+        report(&**session, record, (about, 2)).await;
         tokio::time::sleep(chance.span(pace)).await;
     }
 }
 
-/// Sends `burst`; whether all of it was acknowledged.
-async fn send_all(session: &dyn DeviceSession, record: &Shared, burst: Range<u64>) -> bool {
-    let mut numbers: VecDeque<u64> = burst.clone().collect();
-    lock(record).sent = burst.end.saturating_sub(1);
-    let request = |number| DeviceRequest::SendTelemetry(Box::new(message(number, "numbers")));
-    let mut batch = Batch(burst.map(request).collect());
-    let mut completion = loop {
-        // The client sends again by itself, however long it takes.
-        match session.submit(batch, Tick::NEVER) {
-            Ok(completion) => break completion,
-            Err(full) => batch = full.0,
-        }
-        poll_fn(|cx| session.poll_ready(cx)).await;
-    };
-    while let Some(answer) = completion.next().await {
-        let Some(number) = numbers.pop_front() else { break };
-        match answer {
-            Ok(_) => lock(record).acknowledged = number,
-            Err(refusal) => {
-                let words = format!("number {number} was refused: {refusal}");
-                lock(record).wrong = Some((Sentence::Answered, words));
-                return false;
+impl Outlet {
+    /// Sends `burst`; whether all of it was acknowledged.
+    async fn send_all(&self, burst: Range<u64>) -> bool {
+        let Self { session, record, books: (ledger, clock) } = self;
+        lock(ledger).handle_given(SOURCE, burst.clone(), clock.now().tick);
+        let mut numbers: VecDeque<u64> = burst.clone().collect();
+        lock(record).sent = burst.end.saturating_sub(1);
+        let request = |number| DeviceRequest::SendTelemetry(Box::new(message(number, "numbers")));
+        let mut batch = Batch(burst.map(request).collect());
+        let mut completion = loop {
+            // The client sends again by itself, however long it takes.
+            match session.submit(batch, Tick::NEVER) {
+                Ok(completion) => break completion,
+                Err(full) => batch = full.0,
+            }
+            poll_fn(|cx| session.poll_ready(cx)).await;
+        };
+        while let Some(answer) = completion.next().await {
+            let Some(number) = numbers.pop_front() else { break };
+            match answer {
+                Ok(_) => lock(record).acknowledged = number,
+                Err(refusal) => {
+                    let words = format!("number {number} was refused: {refusal}");
+                    lock(record).wrong = Some((Sentence::Answered, words));
+                    return false;
+                }
             }
         }
+        true
     }
-    true
 }
 
 /// Reports `value` of a burst; a router that has no room for it may refuse.
@@ -282,7 +300,7 @@ async fn report(session: &dyn DeviceSession, record: &Shared, (burst, value): (u
 }
 
 /// Notes what arrives, passes some of it on, and only then says that it is done with it.
-async fn receive(module: Module, record: Arc<Mutex<Arrivals>>) {
+async fn receive(module: Module, record: Arc<Mutex<Arrivals>>, books: Books) {
     let mut inputs = module.inputs();
     while let Some(input) = inputs.next().await {
         let number = std::str::from_utf8(&input.message().body).ok().and_then(|it| it.parse().ok());
@@ -295,7 +313,7 @@ async fn receive(module: Module, record: Arc<Mutex<Arrivals>>) {
             lock(&record).wrong = Some((Sentence::Properties, fault));
         }
         // It may have been sent or not; sending it again is right.
-        while number % PASSED_ON == 0 && !pass(&module, &record, number).await {}
+        while number % PASSED_ON == 0 && !pass(&module, &record, &books, number).await {}
         lock(&record).handle_number(number);
         // It came over a connection that is dead: nobody hears it, and it comes again.
         if input.complete().await.is_err() {
@@ -305,7 +323,13 @@ async fn receive(module: Module, record: Arc<Mutex<Arrivals>>) {
 }
 
 /// Passes `number` on; whether that is known to have arrived.
-async fn pass(module: &Module, record: &Mutex<Arrivals>, number: u64) -> bool {
+async fn pass(
+    module: &Module,
+    record: &Mutex<Arrivals>,
+    (ledger, clock): &Books,
+    number: u64,
+) -> bool {
+    lock(ledger).handle_given(SINK, [number].into_iter(), clock.now().tick);
     {
         let mut arrivals = lock(record);
         arrivals.passed.add([number]);

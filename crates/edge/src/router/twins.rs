@@ -1,7 +1,6 @@
 //! Copies of twins for children, and the reported patches that wait for the hub. Pure; what a
 //! patch does is `model::twin`.
 
-use model::planted;
 use model::twin::limits::{self, PROPERTIES_BYTES_MAX, TwinFault};
 use model::twin::patch::{apply, difference};
 use model::twin::pending::PendingPatches;
@@ -64,8 +63,7 @@ impl TwinCopy {
     /// Desired properties changed upstream.
     pub fn handle_desired(&mut self, patch: TwinPatch, version: Version) -> DesiredNews {
         let Some(known) = &mut self.known else { return DesiredNews::Gap };
-        // Planted: what is older than the copy is taken in as if it were news.
-        if version <= known.desired_version && !planted::is("older_desired_wins") {
+        if version <= known.desired_version {
             return DesiredNews::Stale;
         }
         if version.0 > known.desired_version.0 + 1 {

@@ -89,6 +89,7 @@ fn every_broken_manifest_is_refused_with_code_place_and_words() {
     check("/modules", json!([]), 400, "modules: must be an object");
     check("/modules/a b", json!({}), 400, "an id cannot contain ' '");
     check("/modules/edgeHub", good()["modules"]["m"].clone(), 400, "reserved");
+    check("/modules/$x", good()["modules"]["m"].clone(), 400, "$x");
     check("/modules/m/statuss", json!("running"), 400, "modules.m.statuss: is unknown");
     check("/modules/m/status", json!("paused"), 400, "known are running, stopped");
     check("/modules/m/restartPolicy", json!("often"), 400, "modules.m.restartPolicy: \"often\"");

@@ -118,7 +118,7 @@ fn right(name: &str, wrong: &Wrong) -> Result<()> {
 /// What one edge device's modules sent and got; gives copies and acknowledged messages.
 fn judge_edge(site: &EdgeSite, log: &[Logged], all: &[u64]) -> Result<(u64, u64)> {
     let (source, sink) = (lock(&site.processes.source), lock(&site.processes.sink));
-    let (name, ledger) = (&site.name, lock(&site.ledger));
+    let (name, ledger) = (&site.name, lock(&site.processes.ledger));
     right(name, &source.wrong)?;
     right(name, &sink.wrong)?;
     right(name, &lock(&site.processes.misheard))?;

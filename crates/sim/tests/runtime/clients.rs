@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::{Bench, all_up, eventually, routes_of};
 
-fn client(bench: &Bench, module: &str) -> Value {
+async fn client(bench: &Bench, module: &str) -> Value {
     let id = format!("{}/{module}", super::DEVICE);
-    bench.cloud.reported("$edgeHub")["clients"][id].clone()
+    bench.cloud.reported("$edgeHub").await["clients"][id].clone()
 }
 
 async fn reported(bench: &Bench, module: &str, status: &str) -> Value {
     eventually(&format!("{module} is reported {status}"), async || {
-        let client = client(bench, module);
+        let client = client(bench, module).await;
         (client["status"] == status).then_some(client)
     })
     .await
@@ -22,7 +22,7 @@ async fn reported(bench: &Bench, module: &str, status: &str) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn clients_are_reported_with_the_times_of_their_coming_and_going() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let edge = bench.deploy(all_up()).await;
     let a = bench.open(&edge, "a", true).await.session;
     let b = bench.open(&edge, "b", true).await.session;
@@ -40,39 +40,40 @@ async fn clients_are_reported_with_the_times_of_their_coming_and_going() {
     // A module that is taken over is connected all the same.
     let newer = bench.open(&edge, "b", true).await.session;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(client(&bench, "b")["status"], "Connected");
+    assert_eq!(client(&bench, "b").await["status"], "Connected");
 
-    // The runtime loses power; who does not come back is not connected.
-    drop((a, b, newer, edge));
+    // The machine loses power; who does not come back is not connected.
+    drop((a, b, newer));
+    bench.power_cut(edge).await;
     let edge = bench.start().await;
     reported(&bench, "b", "Disconnected").await;
-    assert_eq!(client(&bench, "a"), gone);
+    assert_eq!(client(&bench, "a").await, gone);
     let _b = bench.open(&edge, "b", true).await.session;
     reported(&bench, "b", "Connected").await;
 
     // A module that is no more is not reported any more.
-    bench.cloud.set_desired("$edgeAgent", super::manifest(&["b"]));
-    eventually("a is forgotten", async || client(&bench, "a").is_null().then_some(())).await;
+    bench.cloud.set_desired("$edgeAgent", super::manifest(&["b"])).await;
+    eventually("a is forgotten", async || client(&bench, "a").await.is_null().then_some(())).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_has_no_effect_is_accepted_and_told() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let edge = bench.deploy(all_up()).await;
     let mut routes = routes_of(all_up());
     routes["schemaVersion"] = json!("1.3");
     routes["mqttBroker"] = json!({ "authorizations": [] });
     routes["integrity"] = json!({ "header": {} });
-    bench.cloud.set_desired("$edgeHub", routes);
+    bench.cloud.set_desired("$edgeHub", routes).await;
     let mut manifest = super::manifest(&["a", "b"]);
     manifest["integrity"] = json!({ "header": {} });
-    bench.cloud.set_desired("$edgeAgent", manifest);
+    bench.cloud.set_desired("$edgeAgent", manifest).await;
     for (module, words) in [
         ("$edgeHub", &["mqttBroker: has no effect", "signatures are not verified"][..]),
         ("$edgeAgent", &["integrity: signatures are not verified"][..]),
     ] {
         eventually("the notices are reported", async || {
-            let status = bench.cloud.reported(module)["lastDesiredStatus"].clone();
+            let status = bench.cloud.reported(module).await["lastDesiredStatus"].clone();
             let said = status["description"].as_str().unwrap_or_default();
             let all = words.iter().all(|words| said.contains(words));
             (status["code"] == 200 && all).then_some(())

@@ -9,7 +9,7 @@ use model::waist::{Answer, Completion, DeviceSession};
 use testkit::engine::Programs;
 
 use super::cloud::lock;
-use super::{Bench, all_up, bodies, eventually, numbered};
+use super::{Bench, all_up, eventually, numbered};
 
 type Words = Option<Completion>;
 
@@ -33,7 +33,7 @@ impl Programs for LastWords {
 
 #[tokio::test(start_paused = true)]
 async fn modules_are_stopped_while_the_router_answers_and_none_is_started_again() {
-    let bench = Bench::new();
+    let bench = Bench::new().await;
     let edge = bench.deploy(all_up()).await;
     let mut modules = LastWords::default();
     for name in ["a", "b"] {
@@ -50,12 +50,12 @@ async fn modules_are_stopped_while_the_router_answers_and_none_is_started_again(
         let mut words = words.unwrap_or_else(|| panic!("{name} was not heard"));
         assert_eq!(words.next().await, Some(Ok(Answer::Accepted)), "{name}");
         eventually("the hub has the last words", async || {
-            (bodies(&bench.cloud.received(&name)) == [99]).then_some(())
+            (bench.cloud.received(&name).await == [99]).then_some(())
         })
         .await;
     }
     // Whatever the hub wants now, the agent starts nothing: `LastWords` would panic.
-    bench.cloud.set_desired("$edgeAgent", super::manifest(&["a", "b", "c"]));
+    bench.cloud.set_desired("$edgeAgent", super::manifest(&["a", "b", "c"])).await;
     tokio::time::sleep(super::PATIENCE).await;
     assert!(!bench.machine.calls().contains(&"create c".to_owned()));
     edge.close().await;
