@@ -46,6 +46,7 @@ const DEV_MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["testkit"]),
     ("hub", &["testkit"]),
     ("edge", &["testkit"]),
+    ("selvedge", &["testkit"]),
     ("net", &["credentials"]),
 ];
 /// Rooms without a runtime.

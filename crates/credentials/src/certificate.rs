@@ -1,7 +1,10 @@
 //! Certificates: an authority of our own, what it issues, and what a leaf says.
 //!
-//! All keys are ECDSA P-256. Times and serial numbers are arguments; only the key pairs are
-//! drawn here, from the operating system, because that is where the signature library insists.
+//! Keys are ECDSA P-256, or RSA for peers that know nothing else. Times and serial numbers are
+//! arguments; only the key pairs are drawn here, from the operating system, because that is where
+//! the signature library insists.
+
+mod client;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,18 +19,13 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use ring::digest;
-use rustls::DigitallySignedStruct;
-use rustls::DistinguishedName as AuthorityName;
-use rustls::SignatureScheme;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use thiserror::Error;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+pub use self::client::client_verifier;
 use crate::renewal::Lifetime;
 use crate::skew::CLOCK_SKEW;
 
@@ -87,6 +85,26 @@ impl Authority {
     /// [`CertificateError`] if the name or a time cannot stand in a certificate.
     pub fn generate(common_name: &str, validity: Validity) -> Result<Self, CertificateError> {
         let key = KeyPair::generate().map_err(CertificateError::Make)?;
+        Self::self_signed(common_name, validity, key)
+    }
+
+    /// As [`Authority::generate`], with `key` (PKCS#8 PEM).
+    ///
+    /// # Errors
+    /// As [`Authority::generate`]; [`CertificateError::Pem`] if `key` is none.
+    pub fn with_key(
+        common_name: &str,
+        validity: Validity,
+        key: &Secret,
+    ) -> Result<Self, CertificateError> {
+        Self::self_signed(common_name, validity, key_pair(key)?)
+    }
+
+    fn self_signed(
+        common_name: &str,
+        validity: Validity,
+        key: KeyPair,
+    ) -> Result<Self, CertificateError> {
         let mut params = params(common_name, &[], validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -101,8 +119,7 @@ impl Authority {
     /// # Errors
     /// [`CertificateError::Pem`] if either text is not what it should be.
     pub fn from_pem(certificate: &str, key: &Secret) -> Result<Self, CertificateError> {
-        let key = key.expose_str().ok_or(CertificateError::Pem)?;
-        let key = KeyPair::from_pem(key).map_err(|_| CertificateError::Pem)?;
+        let key = key_pair(key)?;
         let der = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|_| CertificateError::Pem)?;
         let issuer =
@@ -142,7 +159,23 @@ impl Authority {
         names: &[&str],
         validity: Validity,
     ) -> Result<Issued, CertificateError> {
-        self.issue(common_name, names, ExtendedKeyUsagePurpose::ServerAuth, validity)
+        let key = KeyPair::generate().map_err(CertificateError::Make)?;
+        self.issue((common_name, names), ExtendedKeyUsagePurpose::ServerAuth, validity, &key)
+    }
+
+    /// As [`Authority::issue_server`], for `key` (PKCS#8 PEM), which stays the caller's.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_server`]; [`CertificateError::Pem`] if `key` is none.
+    pub fn issue_server_for(
+        &self,
+        key: &Secret,
+        common_name: &str,
+        names: &[&str],
+        validity: Validity,
+    ) -> Result<Issued, CertificateError> {
+        let key = key_pair(key)?;
+        self.issue((common_name, names), ExtendedKeyUsagePurpose::ServerAuth, validity, &key)
     }
 
     /// Issues a client certificate.
@@ -155,24 +188,24 @@ impl Authority {
         names: &[&str],
         validity: Validity,
     ) -> Result<Issued, CertificateError> {
-        self.issue(common_name, names, ExtendedKeyUsagePurpose::ClientAuth, validity)
+        let key = KeyPair::generate().map_err(CertificateError::Make)?;
+        self.issue((common_name, names), ExtendedKeyUsagePurpose::ClientAuth, validity, &key)
     }
 
     fn issue(
         &self,
-        common_name: &str,
-        names: &[&str],
+        (common_name, names): (&str, &[&str]),
         usage: ExtendedKeyUsagePurpose,
         validity: Validity,
+        key: &KeyPair,
     ) -> Result<Issued, CertificateError> {
-        let key = KeyPair::generate().map_err(CertificateError::Make)?;
         let expires = validity.now.after(validity.life).min(self.life.until);
         let validity = Validity { life: expires.since(validity.now), ..validity };
         let mut params = params(common_name, names, validity)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        let made = params.signed_by(&key, &self.issuer).map_err(CertificateError::Make)?;
+        let made = params.signed_by(key, &self.issuer).map_err(CertificateError::Make)?;
         Ok(Issued {
             chain: [Bytes::copy_from_slice(made.der()), self.der.clone()].into(),
             chain_pem: format!("{}{}", made.pem(), self.pem),
@@ -196,6 +229,11 @@ pub struct Issued {
     pub key_pem: Secret,
     /// When it stops being valid.
     pub expires: WallTime,
+}
+
+fn key_pair(pem: &Secret) -> Result<KeyPair, CertificateError> {
+    let pem = pem.expose_str().ok_or(CertificateError::Pem)?;
+    KeyPair::from_pem(pem).map_err(|_| CertificateError::Pem)
 }
 
 fn params(
@@ -290,138 +328,5 @@ fn hex(algorithm: &'static digest::Algorithm, der: &[u8]) -> String {
     })
 }
 
-/// Offers client certificates but demands none, and lets TLS prove possession of the key.
-/// Whose certificate it is, is decided later, when the identity is known.
-pub fn client_verifier() -> Arc<dyn ClientCertVerifier> {
-    let provider = rustls::crypto::ring::default_provider();
-    Arc::new(Offered { algorithms: provider.signature_verification_algorithms })
-}
-
-#[derive(Debug)]
-struct Offered {
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ClientCertVerifier for Offered {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[AuthorityName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Leaf::parse(leaf).map_err(|_| rustls::CertificateError::BadEncoding)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, leaf, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, leaf, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: Duration = Duration::from_hours(24);
-    const NOW: WallTime = WallTime(1_795_427_940_000);
-
-    fn validity() -> Validity {
-        Validity { now: NOW, life: DAY, serial: u64::MAX }
-    }
-
-    #[test]
-    fn what_an_authority_issues_chains_to_it_also_after_reading_it_back() {
-        let made = Authority::generate("root of test", validity()).unwrap();
-        let again = Authority::from_pem(made.to_pem(), &made.key_pem()).unwrap();
-        let issued = again.issue_server("hub", &["localhost", "127.0.0.1"], validity()).unwrap();
-
-        let roots = [webpki::anchor_from_trusted_cert(&CertificateDer::from(&made.der()[..]))
-            .unwrap()
-            .to_owned()];
-        let leaf = CertificateDer::from(&issued.chain[0][..]);
-        let cert = webpki::EndEntityCert::try_from(&leaf).unwrap();
-        let verify = |at: WallTime| {
-            cert.verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &roots,
-                &[],
-                UnixTime::since_unix_epoch(Duration::from_millis(at.0.unsigned_abs())),
-                webpki::KeyUsage::server_auth(),
-                None,
-                None,
-            )
-            .is_ok()
-        };
-        assert!(verify(NOW));
-        assert!(!verify(NOW.after(2 * DAY)));
-        let name = |text| rustls::pki_types::ServerName::try_from(text).unwrap();
-        assert!(cert.verify_is_valid_for_subject_name(&name("127.0.0.1")).is_ok());
-        assert!(cert.verify_is_valid_for_subject_name(&name("elsewhere")).is_err());
-    }
-
-    #[test]
-    fn a_leaf_tells_its_name_its_life_and_its_thumbprints() {
-        let root = Authority::generate("root", validity()).unwrap();
-        let issued = root.issue_client("device-1", &[], validity()).unwrap();
-        let leaf = Leaf::parse(&issued.chain[0]).unwrap();
-        assert_eq!(leaf.common_name.as_deref(), Some("device-1"));
-        assert_eq!(leaf.not_after, NOW.after(DAY));
-        assert_eq!((leaf.thumbprint_sha1.len(), leaf.thumbprint_sha256.len()), (40, 64));
-        assert!(leaf.has_thumbprint(&leaf.thumbprint_sha256.to_uppercase()));
-        assert!(!leaf.has_thumbprint("00"));
-        assert!(matches!(Leaf::parse(b"no"), Err(CertificateError::Der)));
-    }
-
-    #[test]
-    fn nothing_outlives_the_authority_that_issued_it() {
-        let root = Authority::generate("root", validity()).unwrap();
-        assert_eq!(root.life().until, NOW.after(DAY));
-        let long = Validity { life: 9 * DAY, ..validity() };
-        let issued = root.issue_client("c", &["azureiot://hub/devices/d"], long).unwrap();
-        assert_eq!(issued.expires, NOW.after(DAY));
-        let leaf = Leaf::parse(&issued.chain[0]).unwrap();
-        assert_eq!(leaf.life().until, NOW.after(DAY));
-        let again = Authority::from_pem(root.to_pem(), &root.key_pem()).unwrap();
-        assert_eq!(again.life(), root.life());
-    }
-
-    #[test]
-    fn what_cannot_stand_in_a_certificate_is_refused() {
-        let root = Authority::generate("root", validity()).unwrap();
-        let check = |name: &str| {
-            assert!(root.issue_server("x", &[name], validity()).is_err(), "{name:?}");
-        };
-        check("");
-        check("größe.example");
-        check("a b");
-        let late = Validity { now: WallTime(i64::MAX), ..validity() };
-        assert!(matches!(Authority::generate("r", late), Err(CertificateError::Time(_))));
-        assert!(matches!(Authority::from_pem("x", &Secret::from("y")), Err(CertificateError::Pem)));
-    }
-}
+mod tests;

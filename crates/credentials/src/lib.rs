@@ -20,4 +20,6 @@ pub mod key_store;
 
 pub mod renewal;
 
+pub mod rsa_key;
+
 pub mod skew;

@@ -124,6 +124,34 @@ impl std::fmt::Debug for Edge {
     }
 }
 
+/// The router's certificate for clients whose TLS knows RSA alone.
+#[derive(Clone)]
+pub struct RsaCertificates(Arc<Running>);
+
+impl std::fmt::Debug for RsaCertificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RsaCertificates")
+    }
+}
+
+impl RsaCertificates {
+    /// A fresh one; `None` while there are no keys for it.
+    ///
+    /// # Errors
+    /// [`UseKeyError`] if the device CA cannot issue it.
+    pub fn issue(&self) -> Result<Option<Issued>, UseKeyError> {
+        self.0.with_server_request(|request| self.0.secrets.keys.issue_rsa_server(request))
+    }
+
+    /// Makes the keys, if there are none. Takes seconds: not for a thread that serves somebody.
+    ///
+    /// # Errors
+    /// [`OpenKeysError`] names the file that cannot be written.
+    pub fn make_keys(&self) -> Result<(), OpenKeysError> {
+        self.0.secrets.keys.make_rsa()
+    }
+}
+
 /// What the front door and the handlers share.
 pub(crate) struct Running {
     settings: Settings,
@@ -306,18 +334,12 @@ impl Edge {
     /// # Errors
     /// [`UseKeyError`] if a name cannot stand in a certificate, or the device CA has expired.
     pub fn server_certificate(&self) -> Result<Issued, UseKeyError> {
-        let settings = &self.running.settings;
-        let own = settings.own.gateway_addresses.iter().copied();
-        let bridge = self.running.bridge.map(IpAddr::V4);
-        let addresses: Vec<String> = own.chain(bridge).map(|it| it.to_string()).collect();
-        let mut names = vec![&*settings.hostname, EDGE_HUB_NAME];
-        names.extend(addresses.iter().map(String::as_str));
-        self.running.secrets.keys.issue(&LeafRequest {
-            purpose: Purpose::Server,
-            common_name: &settings.hostname,
-            names: &names,
-            until: None,
-        })
+        self.running.with_server_request(|request| self.running.secrets.keys.issue(request))
+    }
+
+    /// The same for clients that know RSA alone.
+    pub fn rsa_certificates(&self) -> RsaCertificates {
+        RsaCertificates(Arc::clone(&self.running))
     }
 
     /// Certificates that modules trust, PEM.
@@ -423,6 +445,24 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Asks for a server certificate that carries every name of the router.
+    fn with_server_request<T>(&self, ask: impl FnOnce(&LeafRequest<'_>) -> T) -> T {
+        let settings = &self.settings;
+        let own = settings.own.gateway_addresses.iter().copied();
+        let bridge = self.bridge.map(IpAddr::V4);
+        let addresses: Vec<String> = own.chain(bridge).map(|it| it.to_string()).collect();
+        let mut names = vec![&*settings.hostname, EDGE_HUB_NAME];
+        names.extend(addresses.iter().map(String::as_str));
+        ask(&LeafRequest {
+            purpose: Purpose::Server,
+            common_name: &settings.hostname,
+            names: &names,
+            until: None,
+        })
+    }
+}
+
 impl Secrets {
     /// The agent is made later: it needs them.
     fn new(router: &Arc<Core>, keys: FileKeyStore, bundle: String, prefix: String) -> Self {
@@ -437,7 +477,7 @@ impl ModuleSecrets for Secrets {
     }
 
     fn trust_bundle(&self) -> String {
-        self.bundle.clone()
+        format!("{}{}", self.bundle, self.keys.rsa_authority().unwrap_or_default())
     }
 
     fn keys(&self) -> &dyn KeyStore {

@@ -131,6 +131,7 @@ async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<(
             None => return Ok(()),
             Some(Ok(secured)) => (secured.stream, secured.client_chain),
             Some(Err(error)) => {
+                tls.tell_failed(&peer, &error);
                 seat.counts().broken(&error);
                 return Err(error);
             }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use model::waist::DeviceApi;
 use model::world::World;
-use tracing::debug;
 
 use connection::Connection;
 
@@ -155,7 +154,7 @@ async fn secure(arrival: Arrival, shared: Arc<Shared>, mut seat: Seat) -> Option
         Some(tls) => match seat.while_open(tls.accept(stream)).await? {
             Ok(secured) => (secured.stream, secured.client_chain),
             Err(error) => {
-                debug!(?peer, %error, "handshake failed");
+                tls.tell_failed(&peer, &error);
                 seat.counts().broken(&error);
                 return None;
             }

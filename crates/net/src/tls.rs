@@ -3,15 +3,19 @@
 //! Streams use rustls' unbuffered interface: bytes pass through buffers of the thread, and an
 //! idle connection holds none.
 
+mod hello;
+mod reason;
 mod stream;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::log_limit::LogLimit;
 use model::secret::Secret;
+use model::world::Clock as _;
 use rustls::client::{Resumption, UnbufferedClientConnection, WantsClientCert};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -23,9 +27,12 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::{debug, warn};
 
-use crate::network::ByteStream;
+use crate::clock::SystemClock;
+use crate::network::{ByteStream, Peer};
 
 /// A peer that has not finished the handshake by then is dropped.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,9 +62,23 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The certificate that a listener shows; replaced while it listens.
+/// The certificates that a listener shows; replaced while it listens.
+///
+/// One is for everybody, and one with an RSA key is for those who can read no other. That one may
+/// come later, for its key takes long to make: who needs it waits in its handshake until then.
 #[derive(Clone)]
-pub struct ServerCertificate(Arc<RwLock<Arc<CertifiedKey>>>);
+pub struct ServerCertificate(Arc<Shown>);
+
+struct Shown {
+    now: RwLock<Pair>,
+    rsa_is_coming: watch::Sender<bool>,
+}
+
+#[derive(Clone)]
+struct Pair {
+    main: Arc<CertifiedKey>,
+    rsa: Option<Arc<CertifiedKey>>,
+}
 
 impl fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +92,8 @@ impl ServerCertificate {
     /// # Errors
     /// [`TlsSetupError::Key`] if the key cannot be used.
     pub fn new(chain: &[Bytes], key: &Secret) -> Result<Self, TlsSetupError> {
-        Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
+        let now = RwLock::new(Pair { main: certified(chain, key)?, rsa: None });
+        Ok(Self(Arc::new(Shown { now, rsa_is_coming: watch::Sender::new(false) })))
     }
 
     /// Shows another certificate to everybody who connects from now on.
@@ -80,9 +102,62 @@ impl ServerCertificate {
     /// [`TlsSetupError::Key`]; the old one is still shown then.
     pub fn replace(&self, chain: &[Bytes], key: &Secret) -> Result<(), TlsSetupError> {
         let fresh = certified(chain, key)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.0.now.write().unwrap_or_else(PoisonError::into_inner).main = fresh;
         Ok(())
     }
+
+    /// Shows another certificate to those who know RSA alone, from now on.
+    ///
+    /// # Errors
+    /// As [`ServerCertificate::replace`].
+    pub fn replace_rsa(&self, chain: &[Bytes], key: &Secret) -> Result<(), TlsSetupError> {
+        let fresh = certified(chain, key)?;
+        self.0.now.write().unwrap_or_else(PoisonError::into_inner).rsa = Some(fresh);
+        self.0.rsa_is_coming.send_replace(false);
+        Ok(())
+    }
+
+    /// Whether [`ServerCertificate::replace_rsa`] will be called soon.
+    pub fn set_rsa_is_coming(&self, coming: RsaIsComing) {
+        self.0.rsa_is_coming.send_replace(coming == RsaIsComing::Yes);
+    }
+
+    /// The leaf that is shown now, DER.
+    pub fn leaf(&self) -> Option<Bytes> {
+        leaf(&self.shown().main)
+    }
+
+    /// The leaf that those see who know RSA alone, DER, once there is one.
+    pub fn rsa_leaf(&self) -> Option<Bytes> {
+        leaf(&*self.shown().rsa?)
+    }
+
+    fn shown(&self) -> Pair {
+        self.0.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_rsa_coming(&self) -> bool {
+        *self.0.rsa_is_coming.borrow()
+    }
+
+    /// Returns when nothing is being made any more.
+    pub async fn rsa_came(&self) {
+        // The sender lives as long as we do.
+        self.0.rsa_is_coming.subscribe().wait_for(|coming| !coming).await.ok();
+    }
+}
+
+/// Whether a certificate with an RSA key is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RsaIsComing {
+    /// Whoever needs it waits, as long as a handshake may take.
+    Yes,
+    /// Nobody waits.
+    No,
+}
+
+fn leaf(shown: &CertifiedKey) -> Option<Bytes> {
+    shown.cert.first().map(|der| Bytes::copy_from_slice(der))
 }
 
 fn certified(chain: &[Bytes], key: &Secret) -> Result<Arc<CertifiedKey>, TlsSetupError> {
@@ -93,11 +168,18 @@ fn certified(chain: &[Bytes], key: &Secret) -> Result<Arc<CertifiedKey>, TlsSetu
 }
 
 #[derive(Debug)]
-struct Shown(ServerCertificate);
+struct Choice(ServerCertificate);
 
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.0.read().unwrap_or_else(PoisonError::into_inner)))
+impl ResolvesServerCert for Choice {
+    /// The main one if the client can read it: its signatures cost a tenth. If it can read none,
+    /// the handshake fails with the alert that says so.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let reads = |one: &CertifiedKey| one.key.choose_scheme(hello.signature_schemes()).is_some();
+        let Pair { main, rsa } = self.0.shown();
+        if reads(&main) {
+            return Some(main);
+        }
+        Some(rsa.filter(|rsa| reads(rsa)).unwrap_or(main))
     }
 }
 
@@ -105,6 +187,8 @@ impl ResolvesServerCert for Shown {
 #[derive(Clone)]
 pub struct Server {
     config: Arc<ServerConfig>,
+    certificate: ServerCertificate,
+    told: Arc<Mutex<LogLimit>>,
 }
 
 impl fmt::Debug for Server {
@@ -140,12 +224,12 @@ impl Server {
             .with_safe_default_protocol_versions()
             .map_err(TlsSetupError::Settings)?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(Shown(certificate)));
+            .with_cert_resolver(Arc::new(Choice(certificate.clone())));
         // Sessions kept for resumption would cost memory per connection.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsSetupError::Settings)?;
         config.send_tls13_tickets = 1;
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(config), certificate, told: Arc::default() })
     }
 
     /// Does the handshake.
@@ -153,11 +237,36 @@ impl Server {
     /// # Errors
     /// `TimedOut` after [`HANDSHAKE_TIMEOUT`]; else what the peer or the library did.
     pub async fn accept(&self, stream: Box<dyn ByteStream>) -> io::Result<Secured> {
+        let shaken = timeout(HANDSHAKE_TIMEOUT, self.shake(stream)).await;
+        shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    async fn shake(&self, mut stream: Box<dyn ByteStream>) -> io::Result<Secured> {
+        if self.certificate.is_rsa_coming() {
+            let hello = hello::read(&mut stream).await?;
+            if hello.needs_rsa {
+                self.certificate.rsa_came().await;
+            }
+            stream = hello.replayed(stream);
+        }
         let machine =
             UnbufferedServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
-        let shaken = stream::handshake(stream, machine, HANDSHAKE_BYTES_MAX);
-        let shaken = timeout(HANDSHAKE_TIMEOUT, shaken).await;
-        shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        stream::handshake(stream, machine, HANDSHAKE_BYTES_MAX).await
+    }
+
+    /// One line in the log for a handshake with `peer` that failed: who and why. So many a minute
+    /// at most; the rest is counted.
+    pub fn tell_failed(&self, peer: &Peer, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+            debug!(?peer, %error, "a peer left during its handshake");
+            return;
+        }
+        // Nothing but the log hangs on this time, so it need not be the world's.
+        let now_ms = SystemClock::default().now().wall.0;
+        let admitted = self.told.lock().unwrap_or_else(PoisonError::into_inner).admit(now_ms);
+        if let Some(silenced) = admitted {
+            warn!(?peer, silenced, reason = reason::of(error), "TLS handshake failed");
+        }
     }
 }
 

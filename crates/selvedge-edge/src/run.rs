@@ -12,7 +12,7 @@ use bytes::Bytes;
 use credentials::certificate::client_verifier;
 use credentials::renewal::{CERTIFICATE, Lifetime, Renewal, renewal};
 use edge::settings::{EngineKind, Settings};
-use edge::shell::{Edge, Parts};
+use edge::shell::{Edge, Parts, RsaCertificates};
 use engine::backend::Offloaded;
 use engine::process::ProcessEngine;
 use engine::runtime::{ImageArchive, ModuleRuntime};
@@ -27,7 +27,7 @@ use net::http::HttpServer;
 use net::limits::{SeatLimits, Watch};
 use net::mqtt::{MQTT_CONNECTIONS_MAX, MqttServer};
 use net::network::{Address, Incoming, Network, SystemNetwork};
-use net::tls::{self, ServerCertificate};
+use net::tls::{self, RsaIsComing, ServerCertificate};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -295,6 +295,7 @@ impl Listeners {
         let issued = edge.server_certificate()?;
         let life = Lifetime { from: world.now().wall, until: issued.expires };
         let certificate = ServerCertificate::new(&issued.chain, &issued.key_der)?;
+        show_rsa(&edge.rsa_certificates(), &certificate)?;
         let tls = tls::Server::new(certificate.clone(), client_verifier())?;
         let (mut mqtt, mut mqtt_addresses) = (Vec::new(), Vec::new());
         for at in router_addresses(settings.own.mqtt, edge.bridge()) {
@@ -398,10 +399,36 @@ async fn until_stopped(
     }
 }
 
+/// Shows clients that know RSA alone a certificate of theirs; at the first start a thread makes
+/// its keys meanwhile, which a small machine does in some ten seconds.
+fn show_rsa(all: &RsaCertificates, shown: &ServerCertificate) -> Result<()> {
+    if let Some(rsa) = all.issue()? {
+        return Ok(shown.replace_rsa(&rsa.chain, &rsa.key_der)?);
+    }
+    shown.set_rsa_is_coming(RsaIsComing::Yes);
+    let (all, shown) = (all.clone(), shown.clone());
+    let make = move || {
+        let made = (|| -> Result<()> {
+            all.make_keys()?;
+            let rsa = all.issue()?.context("the keys that were made are gone")?;
+            Ok(shown.replace_rsa(&rsa.chain, &rsa.key_der)?)
+        })();
+        if let Err(refused) = made {
+            error!(error = format!("{refused:#}"), "clients that know RSA alone cannot connect");
+            shown.set_rsa_is_coming(RsaIsComing::No);
+        }
+    };
+    let thread = std::thread::Builder::new().name("rsa-keys".into()).spawn(make);
+    thread.map(drop).context("cannot start a thread")
+}
+
 /// Shows a fresh certificate from now on; until when it holds.
 fn renew(edge: &Edge, shown: &ServerCertificate) -> Result<WallTime> {
     let fresh = edge.server_certificate()?;
     shown.replace(&fresh.chain, &fresh.key_der)?;
+    if let Some(rsa) = edge.rsa_certificates().issue()? {
+        shown.replace_rsa(&rsa.chain, &rsa.key_der)?;
+    }
     info!(expires = %fresh.expires, "certificate renewed");
     Ok(fresh.expires)
 }

@@ -1,6 +1,6 @@
 //! The one place that prints: data to standard output, words to standard error.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
 
 use comfy_table::{Table, presets};
@@ -15,16 +15,33 @@ pub(crate) struct Terminal {
     pub(crate) show_secrets: bool,
     data: Mutex<Box<dyn Write + Send>>,
     words: Mutex<Box<dyn Write + Send>>,
+    reader: Reader,
+}
+
+/// Where words go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// To a terminal.
+    Person,
+    /// Into a file, a pipe, or the log of a service manager.
+    Machine,
 }
 
 impl Terminal {
     pub(crate) fn new(output: Output, show_secrets: bool) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
         Self {
             output,
             show_secrets,
             data: Mutex::new(Box::new(std::io::stdout())),
             words: Mutex::new(Box::new(std::io::stderr())),
+            reader: if is_terminal { Reader::Person } else { Reader::Machine },
         }
+    }
+
+    /// Whether words go to a person and nowhere else.
+    pub(crate) fn is_read_by_a_person(&self) -> bool {
+        self.reader == Reader::Person
     }
 
     /// A line of data.

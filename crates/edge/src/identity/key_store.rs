@@ -13,18 +13,21 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use credentials::certificate::{Authority, CertificateError, Issued, Validity};
 use credentials::cipher::{MASTER_KEY_BYTES, MasterKey, Scope};
 use credentials::key_store::{KeyStore, LeafRequest, Purpose, UseKeyError};
 use credentials::renewal::{CERTIFICATE as POLICY, Renewal, renewal};
+use credentials::rsa_key::MakeRsaKeyError;
 use model::id::DeviceId;
 use model::secret::Secret;
 use model::world::World;
 use thiserror::Error;
 use tracing::warn;
 
+use super::rsa::{Own, Rsa};
 use crate::settings::EdgeCa;
 
 /// How long a leaf certificate holds at most.
@@ -61,6 +64,9 @@ pub enum OpenKeysError {
         #[source]
         source: CertificateError,
     },
+    /// No key for clients that know RSA alone could be made.
+    #[error(transparent)]
+    Rsa(#[from] MakeRsaKeyError),
     /// No authority could be made.
     #[error("the device CA cannot be made")]
     Certificate(#[from] CertificateError),
@@ -69,7 +75,11 @@ pub enum OpenKeysError {
 /// The keys of this device, in files.
 #[derive(Debug)]
 pub struct FileKeyStore {
-    authority: Authority,
+    folder: PathBuf,
+    authority: Arc<Authority>,
+    /// What a second authority is made with, if this device makes its own.
+    own: Option<Own>,
+    rsa: RwLock<Option<Arc<Rsa>>>,
     master: MasterKey,
     world: World,
 }
@@ -88,12 +98,54 @@ impl FileKeyStore {
         fs::create_dir_all(folder)
             .and_then(|()| sync(folder.parent().unwrap_or(folder)))
             .map_err(file("make", folder))?;
-        let authority = match ca {
-            EdgeCa::Given { cert, key } => authority(cert, key)?,
-            EdgeCa::Made { days } => made(folder, *days, device, world)?,
+        let (authority, own) = match ca {
+            EdgeCa::Given { cert, key } => (authority(cert, key)?, None),
+            EdgeCa::Made { days } => {
+                let name = format!("selvedge edge CA for RSA {device}");
+                let life = Duration::from_hours(24 * u64::from(*days));
+                (made(folder, *days, device, world)?, Some(Own { name, life }))
+            }
         };
+        let authority = Arc::new(authority);
         let master = master(&folder.join(MASTER), world)?;
-        Ok(Self { authority, master, world: world.clone() })
+        let rsa = Rsa::kept(folder, own.as_ref(), &authority, world)?;
+        let rsa = RwLock::new(rsa.map(Arc::new));
+        let (folder, world) = (folder.to_owned(), world.clone());
+        Ok(Self { folder, authority, own, rsa, master, world })
+    }
+
+    fn rsa(&self) -> Option<Arc<Rsa>> {
+        self.rsa.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes and keeps the keys for clients that know RSA alone, if there are none yet. Takes
+    /// seconds.
+    ///
+    /// # Errors
+    /// [`OpenKeysError`] names the file that cannot be written.
+    pub fn make_rsa(&self) -> Result<(), OpenKeysError> {
+        if self.rsa().is_some() {
+            return Ok(());
+        }
+        let made = Rsa::made(&self.folder, self.own.as_ref(), &self.authority, &self.world)?;
+        *self.rsa.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(made));
+        Ok(())
+    }
+
+    /// A server certificate for clients that know RSA alone; `None` while there are no keys.
+    ///
+    /// # Errors
+    /// As [`KeyStore::issue`].
+    pub fn issue_rsa_server(
+        &self,
+        request: &LeafRequest<'_>,
+    ) -> Result<Option<Issued>, UseKeyError> {
+        self.rsa().map(|rsa| rsa.issue(request, &self.world)).transpose()
+    }
+
+    /// The authority for clients that know RSA alone, PEM, if there is one of its own.
+    pub fn rsa_authority(&self) -> Option<String> {
+        self.rsa()?.authority().map(str::to_owned)
     }
 }
 
@@ -172,7 +224,7 @@ fn master(path: &Path, world: &World) -> Result<MasterKey, OpenKeysError> {
     }
 }
 
-fn authority(certificate: &Path, key: &Path) -> Result<Authority, OpenKeysError> {
+pub(super) fn authority(certificate: &Path, key: &Path) -> Result<Authority, OpenKeysError> {
     let (text, secret) = (read(certificate)?, Secret::from(read(key)?));
     Authority::from_pem(&text, &secret).map_err(|source| {
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
@@ -186,7 +238,7 @@ pub(crate) fn read(path: &Path) -> Result<String, OpenKeysError> {
 }
 
 /// Readable by this user only, and on disk when it returns.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), OpenKeysError> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), OpenKeysError> {
     let fresh = path.with_extension("new");
     let open =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
@@ -246,6 +298,54 @@ mod tests {
 
         Host::sleep(5 * HOUR).await;
         assert!(matches!(issue(&kept), Err(UseKeyError::Expired(_))), "an old CA issues nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_for_rsa_alone_are_made_once_and_their_authority_is_renewed_at_a_start() {
+        let (folder, host) = (tempfile::tempdir().unwrap(), Host::new(1));
+        let first = open(folder.path(), &host).unwrap();
+        let names = &["gateway"];
+        let purpose = Purpose::Server;
+        let request = LeafRequest { purpose, common_name: "gateway", names, until: None };
+        assert!(first.issue_rsa_server(&request).unwrap().is_none());
+        first.make_rsa().unwrap();
+        let made = first.issue_rsa_server(&request).unwrap().unwrap();
+        let authority = first.rsa_authority().unwrap();
+        assert!(made.chain_pem.ends_with(&authority));
+        first.make_rsa().unwrap();
+        assert_eq!(first.rsa_authority(), Some(authority.clone()), "once");
+
+        let kept = open(folder.path(), &host).unwrap();
+        assert_eq!(kept.rsa_authority(), Some(authority.clone()));
+        let again = kept.issue_rsa_server(&request).unwrap().unwrap();
+        assert_eq!(again.key_der, made.key_der, "its key takes long to make");
+        Host::sleep(20 * HOUR).await;
+        let renewed = open(folder.path(), &host).unwrap();
+        assert_ne!(renewed.rsa_authority(), Some(authority));
+        let fresh = renewed.issue_rsa_server(&request).unwrap().unwrap();
+        assert!(fresh.expires > START.after(40 * HOUR));
+        assert_eq!(fresh.key_der, made.key_der);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_given_device_ca_issues_for_rsa_alone_too() {
+        let (folder, host) = (tempfile::tempdir().unwrap(), Host::new(1));
+        open(folder.path(), &host).unwrap();
+        let given =
+            EdgeCa::Given { cert: folder.path().join(CERTIFICATE), key: folder.path().join(KEY) };
+        let other = tempfile::tempdir().unwrap();
+        let open = || {
+            let device = "d".parse().unwrap();
+            FileKeyStore::open(other.path(), &given, &device, &host.world()).unwrap()
+        };
+        open().make_rsa().unwrap();
+        let kept = open();
+        let names = &["gateway"];
+        let purpose = Purpose::Server;
+        let request = LeafRequest { purpose, common_name: "gateway", names, until: None };
+        let issued = kept.issue_rsa_server(&request).unwrap().unwrap();
+        assert!(issued.chain_pem.ends_with(kept.authority()));
+        assert_eq!(kept.rsa_authority(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,29 +1,32 @@
 //! `selvedge hub`: the hub as a process.
 
+mod certificates;
+
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::health::{DescriptorTotals, Listening};
-use credentials::certificate::{Authority, Validity};
+use credentials::certificate::client_verifier;
 use credentials::connection_string::ConnectionString;
+use credentials::host;
 use hub::{Hub, Settings};
 use journal::disk::file::FileDisk;
-use model::secret::Secret;
 use model::world::World;
 use net::descriptors::Budget;
 use net::http::{HTTP_CONNECTIONS_MAX, HttpServer, RequestPeer};
 use net::limits::Watch;
 use net::mqtt::{MQTT_CONNECTIONS_MAX, MqttServer};
 use net::network::{Address, Network, Peer, SystemNetwork};
-use net::tls::{self, ServerCertificate};
+use net::tls;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+use self::certificates::Certificates;
 use crate::cli::{HubArgs, PlaceArgs};
 use crate::failure::{Failure, chain};
 use crate::place::{self, Endpoint};
@@ -40,10 +43,6 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 const RESERVED_DESCRIPTORS: usize = 96;
 /// One of so many parts of the seats is for the service API and the console.
 const HTTPS_PARTS: usize = 4;
-/// Life of the hub's authority; the hub makes it at its first start.
-const AUTHORITY_LIFE: Duration = Duration::from_hours(24 * 3650);
-/// Life of the hub's server certificate, made anew at every start.
-const CERTIFICATE_LIFE: Duration = Duration::from_hours(24 * 365);
 
 pub(crate) async fn run(
     place: &PlaceArgs,
@@ -92,17 +91,13 @@ impl Running {
         // Before the first file is opened.
         let mut descriptors = Budget::raise(RESERVED_DESCRIPTORS)
             .map_err(|e| Failure::failed(format!("cannot set the limit of open files: {e}")))?;
-        let host = args.hosts.first().cloned().unwrap_or_else(|| "localhost".to_owned());
-        let tls = tls_server(folder, args, world)?;
+        let names = host_names(args)?;
+        let host = names.first().cloned().unwrap_or_default();
+        let certificates = Certificates::open(folder, &names, world)?;
+        let tls = tls::Server::new(certificates.shown(), client_verifier())
+            .map_err(|error| Failure::failed(format!("TLS: {}", chain(&error))))?;
         let mut settings = Settings::new(folder, host.clone());
-        settings.hosts.clone_from(&args.hosts);
-        for name in
-            ["localhost".to_owned(), args.mqtt.ip().to_string(), args.https.ip().to_string()]
-        {
-            if !settings.hosts.contains(&name) {
-                settings.hosts.push(name);
-            }
-        }
+        settings.hosts = names;
         settings.console_folder.clone_from(&args.console_dir);
         settings.telemetry.age = Duration::from_hours(args.retention_hours.into());
         settings.telemetry.bytes = args.retention_mib.saturating_mul(1024 * 1024);
@@ -125,12 +120,18 @@ impl Running {
         let mqtt = MqttServer::start_within(seats, mqtt, Some(tls.clone()), api, world);
         let https = HttpServer::start_within(api_seats, https, Some(tls), service, world);
         show_listeners(&hub, descriptors.totals(), mqtt.watch(), https.watch());
+        world.spawn(certificates.keep());
         info!(mqtt = endpoint.mqtt, https = endpoint.https, "hub ready");
         Ok(Self { hub, mqtt, https, endpoint })
     }
 
-    /// Prints a link that opens the console once.
+    /// Prints a link that opens the console once, to a person: what a service manager keeps in
+    /// its log, others may read.
     pub(crate) fn say_link(&self, terminal: &Terminal) {
+        if !terminal.is_read_by_a_person() {
+            terminal.say("console: `selvedge console` prints a link that opens it");
+            return;
+        }
         let Some(link) = self.hub.sign_in_link(POLICY) else { return };
         let base = console_base(&self.endpoint.host, &self.endpoint.https);
         let path = link.path.expose_str().unwrap_or_default();
@@ -216,51 +217,23 @@ pub(crate) fn lock(folder: &Path) -> Result<nix::fcntl::Flock<File>, Failure> {
         .with_help("stop it first, or give another folder with --data DIR"))
 }
 
-fn tls_server(folder: &Path, args: &HubArgs, world: &World) -> Result<tls::Server, Failure> {
-    let authority = authority(folder, world)?;
-    let mut names: Vec<String> = args.hosts.clone();
-    for name in ["localhost".to_owned(), "127.0.0.1".to_owned()]
-        .into_iter()
-        .chain([args.mqtt.ip().to_string(), args.https.ip().to_string()])
-    {
+/// The names by which this hub is reached, its own first: tokens may carry them, and its
+/// certificates do.
+fn host_names(args: &HubArgs) -> Result<Vec<String>, Failure> {
+    let mut names: Vec<String> = Vec::new();
+    let local = ["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string()];
+    let listening = [args.mqtt.ip(), args.https.ip()].map(|ip| ip.to_string());
+    for name in args.hosts.iter().chain(&local).chain(&listening) {
+        let (name, port) = host::split(name);
+        if port.is_some() {
+            return Err(Failure::usage(format!("--host {name}: a name without its port")));
+        }
+        let name = name.to_ascii_lowercase();
         if !names.contains(&name) {
             names.push(name);
         }
     }
-    let refs: Vec<&str> = names.iter().map(String::as_str).collect();
-    let bad = |error: &dyn std::error::Error| Failure::failed(format!("TLS: {error}"));
-    let issued = authority
-        .issue_server(
-            refs.first().unwrap_or(&"localhost"),
-            &refs,
-            validity(world, CERTIFICATE_LIFE),
-        )
-        .map_err(|error| Failure::usage(format!("--host: {}", chain(&error))))?;
-    let shown = ServerCertificate::new(&issued.chain, &issued.key_der).map_err(|e| bad(&e))?;
-    tls::Server::new(shown, credentials::certificate::client_verifier()).map_err(|e| bad(&e))
-}
-
-/// The hub's own authority: read back, or made at the first start.
-fn authority(folder: &Path, world: &World) -> Result<Authority, Failure> {
-    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key.pem"));
-    if key.exists() {
-        let text =
-            fs::read_to_string(&certificate).map_err(|e| cannot("read", &certificate, &e))?;
-        let secret = fs::read(&key).map_err(|e| cannot("read", &key, &e))?;
-        return Authority::from_pem(&text, &Secret::new(secret)).map_err(|error| {
-            Failure::failed(format!("{} is damaged: {error}", certificate.display()))
-        });
-    }
-    let made = Authority::generate("Selvedge hub authority", validity(world, AUTHORITY_LIFE))
-        .map_err(|error| Failure::failed(format!("the authority: {}", chain(&error))))?;
-    write(&certificate, made.to_pem().as_bytes(), 0o644)?;
-    // The key last: it marks the pair as complete.
-    write(&key, made.key_pem().expose(), 0o600)?;
-    Ok(made)
-}
-
-fn validity(world: &World, life: Duration) -> Validity {
-    Validity { now: world.now().wall, life, serial: world.random.number() }
+    Ok(names)
 }
 
 /// Leaves what clients on this machine need beside the data.
@@ -305,4 +278,35 @@ pub(crate) async fn stop_asked() -> Result<(), Failure> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn one_list_of_names_serves_tokens_and_certificates() {
+        let check = |typed: &[&str], expected: Result<&[&str], &str>| {
+            let line = ["selvedge", "hub"].iter().chain(typed);
+            let Command::Hub(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            match (host_names(&args), expected) {
+                (Ok(names), Ok(expected)) => assert_eq!(names, expected, "{typed:?}"),
+                (Err(failure), Err(words)) => {
+                    assert!(failure.to_string().contains(words), "{failure}");
+                }
+                (found, _) => panic!("{typed:?}: {:?}", found.err().map(|f| f.to_string())),
+            }
+        };
+        check(&[], Ok(&["localhost", "127.0.0.1"]));
+        check(&["--host", "Hub.test"], Ok(&["hub.test", "localhost", "127.0.0.1"]));
+        check(
+            &["--host", "a.test", "--host", "b.test", "--mqtt", "10.0.0.9:8883"],
+            Ok(&["a.test", "b.test", "localhost", "127.0.0.1", "10.0.0.9"]),
+        );
+        check(&["--host", "[::1]"], Ok(&["::1", "localhost", "127.0.0.1"]));
+        check(&["--host", "a.test:8883"], Err("without its port"));
+    }
 }

@@ -249,3 +249,135 @@ async fn a_handshake_that_drips_ends_in_time() {
     assert!(outcome.is_err());
     assert!(begun.elapsed() <= HANDSHAKE_TIMEOUT + Duration::from_secs(2));
 }
+
+/// A client that trusts `authority` and speaks only TLS 1.2 with `suites`.
+async fn dial(
+    bench: &Bench,
+    authority: &Authority,
+    suites: &[rustls::CipherSuite],
+) -> Result<Option<rustls::CipherSuite>, (io::Error, io::Error)> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.retain(|suite| suites.contains(&suite.suite()));
+    let mut roots = RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from(authority.der().to_vec())).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("hub.test").unwrap();
+    let machine = UnbufferedClientConnection::new(Arc::new(config), name).unwrap();
+    let (near, far) = tokio::io::duplex(4096);
+    let (there, here) = tokio::join!(
+        bench.server.accept(Box::new(far)),
+        shake(Box::new(near), machine, usize::MAX)
+    );
+    match (there, here) {
+        (Ok(_), Ok(client)) => {
+            Ok(client.machine.common().negotiated_cipher_suite().map(|suite| suite.suite()))
+        }
+        (Err(there), Err(here)) => Err((there, here)),
+        _ => panic!("one side alone is content"),
+    }
+}
+
+#[tokio::test]
+async fn whoever_reads_rsa_alone_is_shown_an_rsa_certificate_and_everybody_else_the_other() {
+    use rustls::CipherSuite as S;
+    let key = credentials::rsa_key::generate().unwrap();
+    let root = Authority::with_key("RSA root", validity(), &key).unwrap();
+    let rsa = root.issue_server_for(&key, "hub.test", &["hub.test"], validity()).unwrap();
+    let bench = bench();
+    let certificate = &bench.server.certificate;
+    let (rsa_128, rsa_256) =
+        (S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384);
+    let ecdsa_128 = S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+
+    // Without one, the line in the log says why.
+    let (there, _) = dial(&bench, &root, &[rsa_128]).await.unwrap_err();
+    assert!(crate::tls::reason::of(&there).contains("no cipher suite in common"), "{there}");
+
+    // While one is made, who needs it waits, and nobody else does.
+    certificate.set_rsa_is_coming(crate::tls::RsaIsComing::Yes);
+    assert_eq!(dial(&bench, &bench.authority, &[ecdsa_128]).await.unwrap(), Some(ecdsa_128));
+    let wanted = [rsa_128];
+    let waiting = dial(&bench, &root, &wanted);
+    tokio::pin!(waiting);
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut waiting).await;
+    assert!(early.is_err(), "it waits for its certificate");
+    certificate.replace_rsa(&rsa.chain, &rsa.key_der).unwrap();
+    assert_eq!(waiting.await.unwrap(), Some(rsa_128));
+
+    assert_eq!(dial(&bench, &root, &[rsa_256]).await.unwrap(), Some(rsa_256));
+    let both = [rsa_128, ecdsa_128];
+    assert_eq!(dial(&bench, &bench.authority, &both).await.unwrap(), Some(ecdsa_128));
+    assert_eq!(dial(&bench, &bench.authority, &[ecdsa_128]).await.unwrap(), Some(ecdsa_128));
+    // A client that trusts the other authority only says so, and the log tells it.
+    let (there, _) = dial(&bench, &root, &[ecdsa_128]).await.unwrap_err();
+    assert!(crate::tls::reason::of(&there).contains("does not take our certificate"), "{there}");
+}
+
+/// Shows one certificate, whatever the library thinks of it.
+#[derive(Debug)]
+struct Shows(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Shows {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// What `openssl x509 -req -signkey` makes: version 1, no extension; certificate and key.
+const VERSION_1: [&str; 2] =
+    [include_str!("../testdata/v1-ecdsa.pem"), include_str!("../testdata/v1-rsa.pem")];
+
+#[tokio::test]
+async fn a_client_certificate_of_any_shape_proves_its_key_and_no_other() {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let bench = bench();
+    let rsa = credentials::rsa_key::generate().unwrap();
+    let v3_rsa = Authority::with_key("device-1", validity(), &rsa).unwrap();
+    let v3_rsa = format!("{}{}", v3_rsa.to_pem(), rsa.expose_str().unwrap());
+    let v3 = bench.authority.issue_client("device-1", &[], validity()).unwrap();
+    let v3 = format!("{}{}", v3.chain_pem, v3.key_pem.expose_str().unwrap());
+    let stranger = bench.authority.issue_client("device-1", &[], validity()).unwrap();
+    let stranger = stranger.key_pem.expose_str().unwrap();
+    let check = async |certificate: &str, key: &str, proven: bool| {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            let signer = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+            let shown = rustls::sign::CertifiedKey::new(vec![der.clone()], signer);
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from(bench.authority.der().to_vec())).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_client_cert_resolver(Arc::new(Shows(Arc::new(shown))));
+            let name = ServerName::try_from("hub.test").unwrap();
+            let machine = UnbufferedClientConnection::new(Arc::new(config), name).unwrap();
+            let (near, far) = tokio::io::duplex(4096);
+            let client = shake(Box::new(near), machine, usize::MAX);
+            let (there, _client) = tokio::join!(bench.server.accept(Box::new(far)), client);
+            let seen = there.ok().and_then(|it| it.client_chain?.first().cloned());
+            assert_eq!(seen.as_deref(), proven.then_some(&der[..]), "{version:?} {certificate}");
+        }
+    };
+    for own in VERSION_1.into_iter().chain([v3.as_str(), v3_rsa.as_str()]) {
+        check(own, own, true).await;
+    }
+    check(VERSION_1[0], stranger, false).await;
+    check(&v3, stranger, false).await;
+    check(VERSION_1[1], rsa.expose_str().unwrap(), false).await;
+}
