@@ -21,7 +21,7 @@ mod twins;
 mod two_lives;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -47,6 +47,9 @@ const NAME: &str = "hub.test";
 /// A folder that outlives hubs.
 pub(crate) struct Machine {
     folder: TempDir,
+    /// What a test still holds of a hub that was killed shares its folder with the next; a real
+    /// process would hold nothing.
+    disk: Mutex<Weak<FileDisk>>,
 }
 
 /// A hub that runs on a simulated host.
@@ -61,7 +64,7 @@ pub(crate) struct Running {
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        Self { folder: TempDir::new().unwrap() }
+        Self { folder: TempDir::new().unwrap(), disk: Mutex::default() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -77,7 +80,11 @@ impl Machine {
     }
 
     pub(crate) fn start_with(&self, seed: u64, change: impl FnOnce(&mut Settings)) -> Running {
-        let disk = Arc::new(FileDisk::open(self.path().join("telemetry")).unwrap());
+        let mut held = self.disk.lock().unwrap();
+        let fresh = || Arc::new(FileDisk::open(self.path().join("telemetry")).unwrap());
+        let disk = held.upgrade().unwrap_or_else(fresh);
+        *held = Arc::downgrade(&disk);
+        drop(held);
         self.start_on(seed, disk, change)
     }
 

@@ -102,7 +102,7 @@ async fn a_will_is_published_for_a_lost_device_and_not_when_the_hub_goes() {
     let (lost, stays) = (r.device("lost").await, r.device("stays").await);
     r.api.open(lost, CLEAN, Tick::NEVER).await.unwrap().session.close(will());
     let session = r.api.open(stays, CLEAN, Tick::NEVER).await.unwrap().session;
-    let leaving = async {
+    let leaving = async move {
         let credit = Credit::of_messages(1);
         let end = std::future::poll_fn(|cx| session.poll_event(cx, credit)).await;
         assert_eq!(end, DeviceEvent::Closed(CloseReason::ShuttingDown));
