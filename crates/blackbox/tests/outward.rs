@@ -15,7 +15,9 @@ const DEAF: u64 = 20;
 const READS: usize = 450;
 /// Desired changes for each, of a kilobyte.
 const PATCHES: usize = 100;
-/// What one of them may pin in the hub's own memory, in KiB. It was 45 MB.
+/// Answers of the twin of `deaf.py`, in KiB each.
+const ANSWER_KIB: usize = 31;
+/// What one of them may pin in the hub's own memory, in KiB; what it asks for is five times that.
 const KIB_MAX: u64 = 3 * 1024;
 /// The window of a deaf device, in bytes.
 const WINDOW: usize = 4096;
@@ -82,9 +84,10 @@ fn devices_that_read_nothing_pin_little_and_are_cut_off() -> Result<()> {
     let seconds = honest.ask(json!({"do": "read"}), SOON)?;
     let seconds = seconds.as_f64().context("no time")?;
     println!(
-        "outward: {DEAF} devices that read nothing pin {:.1} MB, {} KiB each (45 MB each before); \
-         an honest device has its twin in {:.0} ms",
-        pinned as f64 / 1024.0,
+        "outward: {DEAF} devices that ask for {} KiB each and read nothing pin {} MB, {} KiB \
+         each; an honest device has its twin in {:.0} ms",
+        READS * ANSWER_KIB,
+        pinned / 1024,
         pinned / DEAF,
         seconds * 1000.0
     );
