@@ -52,7 +52,8 @@ pub enum InvalidConnectionString {
 }
 
 impl Provisioning {
-    /// Reads `HostName=…;DeviceId=…;SharedAccessKey=…`, in any order.
+    /// Reads `HostName=…;DeviceId=…;SharedAccessKey=…`, in any order and letter case, as the
+    /// command line and the SDKs do.
     ///
     /// # Errors
     /// [`InvalidConnectionString`], saying which part is wrong.
@@ -66,12 +67,11 @@ impl Provisioning {
             // Only the first `=` separates: base64 keys end in more of them.
             let (name, value) =
                 part.split_once('=').ok_or(InvalidConnectionString::NotAPair(at + 1))?;
-            let (slot, name) = match name.trim() {
-                "HostName" => (&mut host, "HostName"),
-                "DeviceId" => (&mut device, "DeviceId"),
-                "SharedAccessKey" => (&mut key, "SharedAccessKey"),
-                other => return Err(InvalidConnectionString::UnknownPart(other.to_owned())),
-            };
+            let slots =
+                [(&mut host, "HostName"), (&mut device, "DeviceId"), (&mut key, "SharedAccessKey")];
+            let known = slots.into_iter().find(|(_, it)| it.eq_ignore_ascii_case(name.trim()));
+            let unknown = || InvalidConnectionString::UnknownPart(name.trim().to_owned());
+            let (slot, name) = known.ok_or_else(unknown)?;
             if slot.replace(value.trim()).is_some() {
                 return Err(InvalidConnectionString::Twice(name));
             }
@@ -123,6 +123,8 @@ mod tests {
         };
         check("HostName=Hub.Example;DeviceId=d1;SharedAccessKey=a2V5", "hub.example d1");
         check("SharedAccessKey=a2V5aw==;DeviceId=d1;HostName=h;", "h d1");
+        check("hostname=h;DEVICEID=d1;sharedAccessKey=a2V5", "h d1");
+        check("HostName=a;hostName=b", "the connection string names HostName twice");
         check("HostName=h;DeviceId=d1", "the connection string lacks SharedAccessKey");
         check("HostName=h;DeviceId=;SharedAccessKey=a2V5", "the connection string lacks DeviceId");
         check("HostName", "part 1 of the connection string is not Name=Value");
