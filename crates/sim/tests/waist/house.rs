@@ -83,9 +83,10 @@ impl Service for HubService {
         body: Value,
     ) -> Boxed<'_, (u16, Value)> {
         let token = self.token(HUB, Some("iothubowner"), &self.owner);
+        let joint = if path.contains('?') { '&' } else { '?' };
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{path}?api-version=2021-04-12"))
+            .uri(format!("{path}{joint}api-version=2021-04-12"))
             .header("authorization", token.expose_str().unwrap())
             .header("content-type", "application/json");
         if let Some(etag) = if_match {
