@@ -22,8 +22,8 @@ use crate::{clock, process};
 
 /// No figure may be worse than the other folder's by more than this.
 const RATIO_MIN: f64 = 0.97;
-/// Starts that nobody counts.
-const WARM_UP: usize = 1;
+/// The start that nobody counts.
+const WARM_UP: usize = 0;
 const PAYLOAD_BYTES: usize = 256;
 /// Registered devices; the largest load needs as many.
 const DEVICES: usize = 200;
@@ -179,7 +179,7 @@ fn hub_starts(sides: &[Option<PathBuf>; 2], extent: Extent, worse: &mut Vec<Stri
         place::choose_binaries(side.clone());
         hubs.push(Hub::start_with_log(folder.path(), Door::Behind, "warn")?);
     }
-    for round in 0..extent.rounds + WARM_UP {
+    for round in 0..=extent.rounds {
         for side in order(round) {
             progress(&format!("beside: start of the hub, round {round}"));
             place::choose_binaries(sides.get(side).cloned().flatten());
@@ -187,7 +187,7 @@ fn hub_starts(sides: &[Option<PathBuf>; 2], extent: Extent, worse: &mut Vec<Stri
             hub.stop()?;
             let begun = clock::now();
             hub.start_again()?;
-            if round >= WARM_UP {
+            if round > WARM_UP {
                 found.push(side, millis(begun.elapsed()));
             }
         }
@@ -219,7 +219,7 @@ async fn starts(
         all.push(Started { device, calls, held });
     }
     let (mut router, mut api, mut modules) = Default::default();
-    for round in 0..extent.rounds + WARM_UP {
+    for round in 0..=extent.rounds {
         for side in order(round) {
             progress(&format!("beside: start of the runtime, round {round}"));
             place::choose_binaries(sides.get(side).cloned().flatten());
@@ -232,7 +232,7 @@ async fn starts(
             *held = calls.take(MODULES.len())?;
             device.edge.ready()?;
             let last = held.iter().map(|call| call.at).max().unwrap_or(begun);
-            if round >= WARM_UP {
+            if round > WARM_UP {
                 let took = millis(last.saturating_duration_since(begun));
                 Pair::push(&mut router, side, listens);
                 Pair::push(&mut api, side, management.max(workload));

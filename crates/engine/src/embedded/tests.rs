@@ -254,13 +254,13 @@ fn the_limit_of_processes_is_felt_inside() {
 
 #[test]
 fn the_limit_of_open_files_is_felt_inside() {
-    let limit = json!({"Ulimits": [{"Name": "nofile", "Soft": 16, "Hard": 16}]});
-    let said = felt(&["files", "40"], limit);
+    let limit = json!({"Ulimits": [{"Name": "nofile", "Soft": 64, "Hard": 64}]});
+    let said = felt(&["files", "100"], limit);
     let (files, words) = count(&said);
     // Standard input, output and errors are open already.
-    assert_eq!(files, 13, "{said}");
+    assert_eq!(files, 61, "{said}");
     assert!(words.contains("Too many open files"), "{said}");
-    assert_eq!(felt(&["files", "40"], json!({})), "40 nothing", "the control");
+    assert_eq!(felt(&["files", "100"], json!({})), "100 nothing", "the control");
 }
 
 /// Twenty milliseconds of every hundred: a tenth of a second of work takes four tenths at least,
