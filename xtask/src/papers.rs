@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::{root, say};
+use crate::{planted, root, say};
 
 const README: &str = "README.md";
 const BENCHMARKS: &str = "docs/benchmarks.md";
@@ -64,6 +64,15 @@ pub(crate) fn check(
             "{README}: `{told}` should be `{measured}`; `cargo xtask papers` fills it in"
         ));
     }
+    let [simulator, _, _, tests] = planted::counts();
+    for (heading, rows) in
+        [("| sabotage that the simulator finds |", simulator), ("| sabotage | found by", tests)]
+    {
+        let found = rows_below(&told, heading);
+        if found != rows {
+            faults.push(format!("{README}: {found} rows under `{heading}`, {rows} faults listed"));
+        }
+    }
     let functions: BTreeSet<&str> = texts.values().flat_map(|text| functions(text)).collect();
     for page in PAGES {
         // A page that nobody has written yet cites nothing.
@@ -91,6 +100,11 @@ fn facts(root: &Path) -> Result<Vec<Fact>> {
         facts.push(Fact::Number { before: before.to_owned(), after: after.to_owned(), value });
     };
     number("It is ", " kB (brotli)", thousands(compressed(&root.join("console/dist"))?));
+    let [simulator, seldom, both, tests] = planted::counts();
+    number("The simulator finds ", " of them, ", simulator.to_string());
+    number(" of them, ", " of these also when", seldom.to_string());
+    number("Tests of their own find ", " of the same", both.to_string());
+    number(" of the same, and ", " that a scenario cannot show", tests.to_string());
     for (before, after, file, name) in CONSTANTS {
         let text =
             fs::read_to_string(root.join(file)).with_context(|| format!("reading {file}"))?;
@@ -288,6 +302,12 @@ fn constant(text: &str, name: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// How many rows the table has whose heading begins so.
+fn rows_below(text: &str, heading: &str) -> usize {
+    let below = text.lines().skip_while(|line| !line.starts_with(heading)).skip(2);
+    below.take_while(|line| line.starts_with('|')).count()
+}
+
 fn functions(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices("fn ").filter_map(|(at, _)| text.get(at + 3..)?.split(['(', '<']).next())
 }
@@ -376,6 +396,7 @@ mod tests {
         let cited: Vec<&str> = spans(text).collect();
         assert_eq!(cited.iter().filter(|it| is_test(it)).count(), 1);
         assert_eq!(cited.iter().filter(|it| is_path(it)).count(), 1);
+        assert_eq!(rows_below("| a |\n|---|\n| 1 |\n| 2 |\n\n| 3 |\n", "| a"), 2);
         assert!(links(text).eq(["docs/x.md"]));
         assert!(functions("fn a_b() {}\nasync fn c<T>() {}").eq(["a_b", "c"]));
     }

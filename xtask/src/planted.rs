@@ -54,6 +54,19 @@ pub(crate) fn catch_all() -> Result<()> {
     Ok(())
 }
 
+/// How many faults the simulator finds, how many of these also when they strike seldom, how many
+/// of these a test of its own finds as well, and how many only a test finds.
+pub(crate) fn counts() -> [usize; 4] {
+    let of = |wanted: fn(&Plant) -> bool| -> BTreeSet<&str> {
+        PLANTED.iter().filter(|plant| wanted(plant)).map(|plant| plant.fault).collect()
+    };
+    let simulator = of(|plant| matches!(plant.finder, Finder::Simulator(_)));
+    let seldom = of(|plant| matches!(plant.finder, Finder::Simulator(_)) && plant.one_in > 1);
+    let tests = of(|plant| matches!(plant.finder, Finder::Test { .. }));
+    let both = tests.intersection(&simulator).count();
+    [simulator.len(), seldom.len(), both, tests.len() - both]
+}
+
 /// Names that the code asks for and the list lacks, and the other way round; `sources` are the
 /// texts of the tree by name.
 pub(crate) fn names(sources: &BTreeMap<String, String>, faults: &mut Vec<String>) {
