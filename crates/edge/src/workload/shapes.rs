@@ -277,7 +277,7 @@ mod tests {
         let decrypt: Read = |body| decrypt(body).map(drop);
         let server: Read = |body| server(body).map(drop);
         let identity: Read = |body| identity(body).map(drop);
-        let long = "A".repeat(VECTOR_BYTES_MAX.next_multiple_of(3) / 3 * 4);
+        let long = "A".repeat(VECTOR_BYTES_MAX.div_ceil(3) * 4);
         for (read, body, words) in [
             (sign, json!(7), "the body is not as"),
             (sign, json!({ "keyId": "primary", "algo": "HMACSHA256" }), "missing field `data`"),

@@ -103,7 +103,7 @@ impl Bench {
     }
 
     /// The machine loses power: of its messages only what was synced is left, and nothing runs.
-    /// Its facts are SQLite's, and no power is cut there.
+    /// Its facts are `SQLite`'s, and no power is cut there.
     async fn power_cut(&self, edge: Edge) {
         self.end(edge).await;
         self.disk.power_cut(PowerCut::Lost);
