@@ -37,6 +37,8 @@ pub struct Hub {
     process: Option<Child>,
     starts: u32,
     filter: &'static str,
+    /// Its limit of open files, if not that of this process.
+    descriptors: Option<u32>,
 }
 
 impl Hub {
@@ -49,9 +51,24 @@ impl Hub {
     pub fn start_with_log(scratch: &Path, door: Door, filter: &'static str) -> Result<Self> {
         let address = place::free_address()?;
         let folder = scratch.join("data");
-        let mut hub = Self { folder, address, door, process: None, starts: 0, filter };
+        let descriptors = None;
+        let mut hub = Self { folder, address, door, process: None, starts: 0, filter, descriptors };
         hub.start_again()?;
         Ok(hub)
+    }
+
+    /// Starts a hub at any ports that may open so many files and no more.
+    pub fn start_with_descriptors(scratch: &Path, descriptors: u32) -> Result<Self> {
+        let (address, folder) = (place::free_address()?, scratch.join("data"));
+        let (door, filter, descriptors) = (Door::Behind, "warn", Some(descriptors));
+        let mut hub = Self { folder, address, door, process: None, starts: 0, filter, descriptors };
+        hub.start_again()?;
+        Ok(hub)
+    }
+
+    /// How many files it has open now.
+    pub fn open_descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
     }
 
     /// Starts the hub on its folder after it ended, and waits until it serves.
@@ -72,7 +89,18 @@ impl Hub {
             _ if self.starts > 1 => self.https()?.port(),
             Door::Stock | Door::Behind => 0,
         };
-        let child = Command::new(place::binary("selvedge")?)
+        let program = place::binary("selvedge")?;
+        let mut command = match self.descriptors {
+            None => Command::new(program),
+            Some(limit) => {
+                // The shell becomes the hub, so its number is the hub's.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]);
+                shell.arg(program);
+                shell
+            }
+        };
+        let child = command
             .args(["hub", "--mqtt", &format!("{}:{port}", self.address)])
             .args(["--https", &format!("{}:{https}", self.address)])
             .args(["--host", &self.address.to_string()])

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ pub const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 pub const UNPROVEN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nobody is proven by then ends after the request that it is at.
 pub const PROOF_TIMEOUT: Duration = Duration::from_mins(1);
+/// Requests on a connection on which nobody is proven: a browser gets its page by them, and a
+/// peer that only asks and asks is shown out.
+pub const UNPROVEN_REQUESTS_MAX: usize = 64;
 /// Connections at once on one listener, if the machine has descriptors for so many.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 
@@ -138,7 +142,14 @@ async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<(
         },
     };
     let proof = Proof::default();
-    let service = Calls { router: shared.router, peer, chain, proof: proof.clone() };
+    let asked = Arc::<AtomicUsize>::default();
+    let service = Calls {
+        router: shared.router,
+        peer,
+        chain,
+        proof: proof.clone(),
+        asked: Arc::clone(&asked),
+    };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -156,9 +167,10 @@ async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<(
     let mut late = Some(Box::pin(tokio::time::sleep(PROOF_TIMEOUT)));
     let ended = poll_fn(|cx| {
         let is_late = late.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready());
+        let too_often = late.is_some() && asked.load(Ordering::Relaxed) > UNPROVEN_REQUESTS_MAX;
         match seat.poll_phase(cx) {
             Phase::Cut => return Poll::Ready(Ok(())),
-            Phase::Open if !is_late => {}
+            Phase::Open if !is_late && !too_often => {}
             Phase::Open | Phase::Draining if draining => {}
             Phase::Open | Phase::Draining => {
                 draining = true;
@@ -167,11 +179,18 @@ async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<(
         }
         if is_late {
             late = None;
+            seat.counts().late.add();
+        } else if too_often {
+            late = None;
+            seat.counts().too_large.add();
         }
         let ended = connection.as_mut().poll(cx);
         if late.is_some() && proof.is_given() {
             late = None;
             seat.prove();
+        } else if late.is_some() && asked.load(Ordering::Relaxed) > UNPROVEN_REQUESTS_MAX {
+            // Looked at above, whether or not the peer sends more.
+            cx.waker().wake_by_ref();
         }
         ended
     })
@@ -199,11 +218,14 @@ struct Calls {
     peer: Peer,
     chain: Option<Arc<[Bytes]>>,
     proof: Proof,
+    /// Requests so far.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Calls {
     async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
-        let Self { router, peer, chain, proof } = self;
+        let Self { router, peer, chain, proof, asked } = self;
+        asked.fetch_add(1, Ordering::Relaxed);
         let whole = |body| Body::new(Limited::new(Timely::new(body, &proof), BODY_BYTES_MAX));
         let mut request = request.map(whole);
         let extensions = request.extensions_mut();

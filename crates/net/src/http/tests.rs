@@ -269,3 +269,23 @@ async fn silent_connections_give_way_to_a_caller() {
     let totals = server.watch().totals("https");
     assert!(totals.gave_way >= 36 && totals.open <= 9, "{totals:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_and_asks_without_a_proof_is_shown_out() {
+    let (pipes, server, address) = serve_in_memory(proving()).await;
+    for (path, stays) in [("/", false), ("/proven", true)] {
+        let mut stream = pipes.dial(&address).await.unwrap().stream;
+        let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        let mut answers = 0;
+        while answers < 2 * UNPROVEN_REQUESTS_MAX {
+            let sent = stream.write_all(request.as_bytes()).await;
+            if sent.is_err() || !read_some(&mut stream).await.ends_with("whole") {
+                break;
+            }
+            answers += 1;
+        }
+        assert_eq!(answers == 2 * UNPROVEN_REQUESTS_MAX, stays, "{path}: {answers}");
+        assert!(answers >= UNPROVEN_REQUESTS_MAX, "{path}: {answers}");
+    }
+    assert_eq!(server.watch().totals("https").too_large, 1);
+}
