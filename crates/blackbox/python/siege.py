@@ -20,6 +20,8 @@ import mqtt
 
 TURN_SECONDS = 0.05
 OPENED_PER_TURN, SECURED_PER_TURN = 100, 8
+# Once an attack stands, its peers are replaced more slowly: 400 and 20 a second.
+REPLACED_PER_TURN, REPLACED_SECURED_PER_TURN = 20, 1
 PATIENCE_SECONDS = 5
 
 
@@ -173,7 +175,9 @@ class Siege(threading.Thread):
     def __init__(self, attack, target, count):
         super().__init__(daemon=True)
         self.attack, self.target, self.count = ATTACKS[attack], target, count
-        self.per_turn = SECURED_PER_TURN if self.attack in SECURED else OPENED_PER_TURN
+        is_secured = self.attack in SECURED
+        self.opening = SECURED_PER_TURN if is_secured else OPENED_PER_TURN
+        self.replacing = REPLACED_SECURED_PER_TURN if is_secured else REPLACED_PER_TURN
         self.peers, self.stopped = [], threading.Event()
         self.standing = threading.Event()
         self.opened = self.ended = 0
@@ -189,7 +193,8 @@ class Siege(threading.Thread):
     def run(self):
         while not self.stopped.is_set():
             self.peers = [peer for peer in self.peers if self.turn(peer)]
-            for _ in range(min(self.per_turn, self.count - len(self.peers))):
+            speed = self.replacing if self.standing.is_set() else self.opening
+            for _ in range(min(speed, self.count - len(self.peers))):
                 self.opened += 1
                 peer = self.attack(self.target)
                 if self.turn(peer):
