@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    bare, cgroup2, clock, console, fuzz, image, node, papers, planted, release_dir, root, say, tidy,
+    bare, cgroup2, clock, console, fuzz, image, java, node, papers, planted, release_dir, root,
+    say, tidy,
 };
 
 /// Packages that black-box tests use, from Debian's own archive.
@@ -133,6 +134,8 @@ pub(crate) fn host() -> Result<String> {
 
 fn install() -> Result<()> {
     install_packages(DEBIAN_PACKAGES)?;
+    install_packages(java::DEBIAN_PACKAGES)?;
+    java::install()?;
     python_sdk()
 }
 

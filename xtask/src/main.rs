@@ -10,6 +10,7 @@ mod console;
 mod fuzz;
 mod gate;
 mod image;
+mod java;
 mod node;
 mod papers;
 mod planted;

@@ -1,4 +1,4 @@
-//! Stock clients in Python and Node.js, driven line by line: JSON commands in, JSON events out.
+//! Stock clients in Python, Node.js and Java, driven line by line: JSON commands in, JSON events out.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -29,7 +29,43 @@ fn node() -> Result<PathBuf> {
     Ok(PathBuf::from(node))
 }
 
-/// A running script of `python/` or `node/`. Dropped, it is killed.
+/// The command for `script`: Node for `.js`, Java for `.java`, else Python. An authority in a file
+/// of its own is one that Node itself is to trust.
+fn command(script: &str, args: &[String]) -> Result<Command> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let ending = Path::new(script).extension().and_then(|ending| ending.to_str());
+    Ok(match ending {
+        Some("js") => {
+            let mut command = Command::new(node()?);
+            command.arg(sources.join("node").join(script));
+            if let [ca] = args
+                && Path::new(ca).extension().is_some_and(|ending| ending == "pem")
+            {
+                command.env("NODE_EXTRA_CA_CERTS", ca);
+            }
+            command
+        }
+        Some("java") => {
+            let built = place::root().join("target/java");
+            let missing = "is missing; run `cargo xtask test`";
+            ensure!(built.join("lib").exists(), "{} {missing}", built.display());
+            let class = script.trim_end_matches(".java");
+            let path =
+                format!("{}:{}", built.join("classes").display(), built.join("lib/*").display());
+            let mut command = Command::new("java");
+            // Short runs: the first compiler is enough.
+            command.args(["-XX:TieredStopAtLevel=1", "-cp", &path, class]);
+            command
+        }
+        _ => {
+            let mut command = Command::new(interpreter()?);
+            command.arg(sources.join("python").join(script));
+            command
+        }
+    })
+}
+
+/// A running script of `python/`, `node/` or `java/`. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Script {
     name: String,
@@ -43,8 +79,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Starts `python/<script>`, or `node/<script>` for one that ends in `.js`, with `args`;
-    /// `name` names its log in `scratch`.
+    /// Starts `script`, whose ending says its language, with `args`; `name` names its log in
+    /// `scratch`.
     pub fn start(
         script: &str,
         name: &str,
@@ -53,11 +89,8 @@ impl Script {
         secret: &str,
     ) -> Result<Self> {
         let errors = scratch.join(format!("{name}.log"));
-        let is_node = Path::new(script).extension().is_some_and(|ending| ending == "js");
-        let (program, folder) =
-            if is_node { (node()?, "node") } else { (interpreter()?, "python") };
-        let mut process = Command::new(program)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(script))
+        let args: Vec<String> = args.into_iter().collect();
+        let mut process = command(script, &args)?
             .args(args)
             .env("PYTHONUNBUFFERED", "1")
             // Keys travel in the environment: command lines are public.

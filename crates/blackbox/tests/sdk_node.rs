@@ -1,5 +1,6 @@
-//! A device on the unmodified Azure SDK for Node.js against the built hub.
+//! A device and a back end on the unmodified Azure SDKs for Node.js against the built hub.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -72,6 +73,78 @@ fn a_device_on_the_sdk_for_node_works_and_survives_a_killed_hub() -> Result<()> 
     }
     ensure!(second["body"] == "after the kill", "{second}");
     device.finish(PATIENCE)?;
+    hub.stop()?;
+    scratch.passed()
+}
+
+fn back_end(hub: &Hub, scratch: &Scratch) -> Result<Script> {
+    let owner = fs::read_to_string(hub.folder().join("hub/owner.connection"))
+        .context("reading the owner's connection string")?;
+    let ca = [hub.ca().display().to_string()];
+    Script::start("service.js", "service", scratch.path(), ca, owner.trim())
+}
+
+#[test]
+fn devices_modules_and_twins_are_managed_with_the_service_sdk_for_node() -> Result<()> {
+    let scratch = Scratch::new("nodesvc")?;
+    let mut hub = Hub::start(scratch.path(), Door::Service)?;
+    let mut service = back_end(&hub, &scratch)?;
+    let mut ask = |command: Value| service.ask(command, PATIENCE);
+    // A surplus field of the caller's object is what suites of others send.
+    let wanted = json!({"deviceId": "d", "status": "enabled", "connectionString": "HostName=x"});
+    let made = ask(json!({"do": "create", "body": wanted}))?;
+    ensure!(made["authentication"]["symmetricKey"]["primaryKey"].is_string(), "{made}");
+    let mut off = made.clone();
+    off["status"] = json!("disabled");
+    ensure!(ask(json!({"do": "update", "body": off}))?["status"] == "disabled");
+    ensure!(ask(json!({"do": "get", "device": "d"}))?["status"] == "disabled");
+    ensure!(ask(json!({"do": "list"}))? == json!(["d"]));
+    ensure!(ask(json!({"do": "statistics"}))?["totalDeviceCount"] == 1);
+    let module = json!({"deviceId": "d", "moduleId": "m"});
+    let module = ask(json!({"do": "create module", "body": module}))?;
+    ensure!(module["moduleId"] == "m", "{module}");
+    ensure!(ask(json!({"do": "update module", "body": module}))?["moduleId"] == "m");
+    ensure!(ask(json!({"do": "get module", "device": "d", "module": "m"}))?["deviceId"] == "d");
+    ensure!(ask(json!({"do": "modules", "device": "d"}))? == json!(["m"]));
+    for target in [json!({"device": "d"}), json!({"device": "d", "module": "m"})] {
+        let mut command = target.clone();
+        command["do"] = json!("patch");
+        command["patch"] = json!({"tags": {"a": 1}, "properties": {"desired": {"x": [1, "ü"]}}});
+        let twin = ask(command.clone())?;
+        ensure!(twin["properties"]["desired"]["x"] == json!([1, "ü"]), "{twin}");
+        command["do"] = json!("twin");
+        ensure!(ask(command)?["tags"] == json!({"a": 1}));
+    }
+    ask(json!({"do": "delete module", "device": "d", "module": "m"}))?;
+    ask(json!({"do": "delete", "device": "d"}))?;
+    for (command, expected) in [
+        (json!({"do": "get", "device": "d"}), "DeviceNotFoundError"),
+        (json!({"do": "create", "body": {"deviceId": "not one"}}), "400"),
+    ] {
+        let said = service.refusal(command.clone(), PATIENCE)?;
+        ensure!(said.contains(expected), "{command}: {said}");
+    }
+    service.finish(PATIENCE)?;
+    hub.stop()?;
+    scratch.passed()
+}
+
+#[test]
+fn a_method_is_called_with_whatever_the_caller_of_the_service_sdk_for_node_wrote() -> Result<()> {
+    let scratch = Scratch::new("nodecall")?;
+    let mut hub = Hub::start(scratch.path(), Door::Service)?;
+    let secret = hub.create_device("d")?;
+    let options = json!({"ca": hub.ca()}).to_string();
+    let mut device = Script::start("device.js", "d", scratch.path(), [options], &secret)?;
+    device.ask(json!({"do": "connect"}), PATIENCE)?;
+    device.ask(json!({"do": "listen"}), PATIENCE)?;
+    let mut service = back_end(&hub, &scratch)?;
+    let params = json!({"methodName": "reboot", "payload": "a line", "timeoutInSeconds": 30});
+    let answer = service.ask(json!({"do": "method", "device": "d", "params": params}), PATIENCE)?;
+    let expected = json!({"heard": "a line", "name": "reboot"});
+    ensure!(answer["status"] == 207 && answer["payload"] == expected, "{answer}");
+    device.finish(PATIENCE)?;
+    service.finish(PATIENCE)?;
     hub.stop()?;
     scratch.passed()
 }
