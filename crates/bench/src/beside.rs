@@ -1,13 +1,14 @@
 //! The programs of one folder beside those of another, an earlier build for example: ingest,
 //! memory of idle connections, and start times, round by round in one run.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blackbox::edge::Options;
 use blackbox::hub::{Door, Hub};
-use blackbox::place;
+use blackbox::{place, wait};
 
 use crate::calls::{Call, Calls};
 use crate::device::{DEVICE, Device, folder};
@@ -24,6 +25,10 @@ use crate::{clock, process};
 const RATIO_MIN: f64 = 0.97;
 /// The start that nobody counts.
 const WARM_UP: usize = 0;
+/// A hub that cannot be told to end by then is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// SIGINT among the signals that the kernel shows as bits.
+const SIGINT_BIT: u64 = 1 << 1;
 const PAYLOAD_BYTES: usize = 256;
 /// Registered devices; the largest load needs as many.
 const DEVICES: usize = 200;
@@ -184,6 +189,8 @@ fn hub_starts(sides: &[Option<PathBuf>; 2], extent: Extent, worse: &mut Vec<Stri
             progress(&format!("beside: start of the hub, round {round}"));
             place::choose_binaries(sides.get(side).cloned().flatten());
             let hub = hubs.get_mut(side).context("two hubs")?;
+            let pid = hub.pid()?;
+            wait::until("the hub to hear signals", PATIENCE, || Ok(hears(pid)?.then_some(())))?;
             hub.stop()?;
             let begun = clock::now();
             hub.start_again()?;
@@ -194,6 +201,14 @@ fn hub_starts(sides: &[Option<PathBuf>; 2], extent: Extent, worse: &mut Vec<Stri
     }
     found.tell("start of the hub until it takes connections", "ms", Better::Less, worse);
     Ok(())
+}
+
+/// Whether the process has said what it does when it is told to end; before, that kills it.
+fn hears(pid: u32) -> Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.context("no signals")?.trim(), 16)?;
+    Ok(caught & SIGINT_BIT != 0)
 }
 
 /// A device, where its modules call, and the calls of those that run.
