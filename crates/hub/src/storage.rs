@@ -17,3 +17,5 @@ pub(crate) mod writer;
 
 #[cfg(test)]
 mod histories;
+#[cfg(test)]
+mod power;

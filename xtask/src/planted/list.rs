@@ -117,6 +117,11 @@ pub(super) const PLANTED: &[Plant] = &[
         "journal",
         ("what_has_expired_is_not_delivered", "left: Some(Delivery"),
     ),
+    test(
+        "tables_not_synced",
+        "hub",
+        ("an_acknowledged_twin_is_there_wherever_the_power_fails", "Some(Lost"),
+    ),
     test("lost_takeover", "hub", (SUITE, "")),
     test("forgotten_feature", "hub", (SUITE, "")),
     test(

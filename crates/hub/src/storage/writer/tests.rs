@@ -20,8 +20,11 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new() -> Self {
+        Self::over(schema::in_memory())
+    }
+
+    pub(crate) fn over(db: Connection) -> Self {
         let host = Host::new(1);
-        let db = schema::in_memory();
         let retention = Retention { age: Duration::from_hours(1), bytes: 1 << 30 };
         let feed = Feed::open(&db, retention).unwrap();
         let (told, _) = watch::channel(0);
