@@ -206,3 +206,72 @@ fn so_many_wait_for_somebody_to_connect_and_beyond_it_all_look_again() {
     assert_eq!(woken.load(Ordering::Relaxed), WAITING_MAX);
     assert_eq!(connections.lock().waiting.len(), 1);
 }
+
+/// Spans between commits.
+#[derive(Debug)]
+struct Timing(Mutex<(std::time::Instant, Vec<Duration>)>);
+
+impl CommitFaults for Timing {
+    #[expect(clippy::disallowed_methods, reason = "a measurement of the machine")]
+    fn strike(&self, stage: CommitStage) -> CommitFault {
+        if stage == CommitStage::After {
+            let mut timing = self.0.lock().unwrap();
+            let span = timing.0.elapsed();
+            timing.1.push(span);
+            timing.0 = std::time::Instant::now();
+        }
+        CommitFault::None
+    }
+}
+
+/// A measurement: `cargo test --release -p hub --lib a_million -- --ignored --nocapture`.
+#[tokio::test(start_paused = true)]
+#[ignore = "takes minutes; its figures stand in decision 0041"]
+#[expect(clippy::disallowed_methods, clippy::print_stderr, reason = "a measurement of the machine")]
+async fn a_million_rows_of_activity() {
+    const FLEET: u32 = 1_000_000;
+    let machine = Machine::new();
+    let timing = Arc::new(Timing(Mutex::new((std::time::Instant::now(), Vec::new()))));
+    let r = machine.start_faulty(1, Arc::<Timing>::clone(&timing));
+    let db = Connection::open(machine.path().join("hub.db")).unwrap();
+    let made = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) \
+                INSERT INTO identity (device, module, generation, etag, enabled, \
+                status_updated, auth, iot_edge, managed_by) \
+                SELECT 'device-' || i, '', '1', 1, 1, 0, 0, 0, '' FROM n";
+    db.execute(made, [FLEET]).unwrap();
+    drop(db);
+    for round in ["first", "again"] {
+        let now = r.world().now();
+        for ord in 1..=FLEET {
+            r.hub.core.connections.leave(Ordinal(ord), now);
+        }
+        timing.0.lock().unwrap().1.clear();
+        let begun = std::time::Instant::now();
+        Host::sleep(2 * ACTIVITY_STEP).await;
+        let whole = begun.elapsed();
+        let mut spans = timing.0.lock().unwrap().1.split_off(1);
+        spans.sort_unstable();
+        let at = |part: usize| spans[(spans.len() - 1) * part / 100];
+        eprintln!(
+            "{round}: {FLEET} rows in {} slices, {whole:?}; a slice p50 {:?}, p99 {:?}, longest {:?}",
+            spans.len() + 1,
+            at(50),
+            at(99),
+            at(100)
+        );
+    }
+    let all: Vec<_> = (1..=FLEET)
+        .map(|ord| {
+            let now = r.world().now().wall;
+            let seen =
+                crate::storage::rows::Activity { connection_updated: now, last_activity: now };
+            (Ordinal(ord), seen)
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    let write = move |w: &mut crate::storage::writer::Writing<'_>| {
+        Ok(crate::storage::rows::put_activity(w.db, &all)?)
+    };
+    r.hub.core.tables.write(write).await.unwrap();
+    eprintln!("before: all of them in one write that everybody waits for: {:?}", begun.elapsed());
+}
