@@ -18,7 +18,7 @@ use super::writer::tests::Desk;
 use super::writer::{Reply, settle};
 use crate::registry::{IfMatch, Wanted};
 
-const DEVICES: [&str; 3] = ["a", "b", "c"];
+const DEVICES: [&str; 2] = ["a", "b"];
 /// Names that mean something to somebody, and some that do not.
 const NAMES: [&str; 6] = ["$edgeAgent", "$edgeHub", "$edgeZoo", "m0", "hand0", "x"];
 /// Longest text of a property, in bytes.
@@ -71,13 +71,19 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let device = || 0..DEVICES.len();
     let name = || 0..NAMES.len();
+    let rarely = || proptest::bool::weighted(0.15);
+    // Mostly just below, at and just above what a device may have.
+    let many = prop_oneof![
+        3 => (Just(0), MODULES_MAX - 3..=MODULES_MAX + 3),
+        1 => (0..60_usize, 1..8_usize),
+    ];
     prop_oneof![
-        3 => (device(), any::<bool>()).prop_map(|(device, edge)| Step::Create { device, edge }),
-        3 => (device(), any::<Option<bool>>(), any::<bool>())
+        2 => (device(), any::<bool>()).prop_map(|(device, edge)| Step::Create { device, edge }),
+        6 => (device(), proptest::option::weighted(0.9, any::<bool>()), rarely())
             .prop_map(|(device, edge, stale)| Step::Update { device, edge, stale }),
         1 => device().prop_map(|device| Step::Delete { device }),
-        4 => (device(), 0..60_usize, 1..54_usize)
-            .prop_map(|(device, first, count)| Step::ByHand { device, first, count }),
+        5 => (device(), many)
+            .prop_map(|(device, (first, count))| Step::ByHand { device, first, count }),
         2 => (device(), name()).prop_map(|(device, name)| Step::Ensure { device, name }),
         2 => (device(), name()).prop_map(|(device, name)| Step::DeleteModule { device, name }),
         4 => (
@@ -377,7 +383,8 @@ fn found(db: &rusqlite::Connection) -> rusqlite::Result<BTreeMap<String, Device>
 
 async fn run(turns: Vec<Vec<Step>>) {
     let (desk, mut reference) = (Desk::new(), Reference::default());
-    for turn in turns {
+    let first = (0..DEVICES.len()).map(|device| Step::Create { device, edge: device == 0 });
+    for turn in std::iter::once(first.collect()).chain(turns) {
         let told = format!("{turn:?}");
         let mut waiting = Vec::new();
         for step in turn {
@@ -403,7 +410,7 @@ proptest! {
 
     #[test]
     fn histories_at_every_limit_are_as_the_reference_says(
-        turns in proptest::collection::vec(proptest::collection::vec(step(), 1..6), 1..10)
+        turns in proptest::collection::vec(proptest::collection::vec(step(), 1..6), 1..12)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
