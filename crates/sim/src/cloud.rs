@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use credentials::key::SymmetricKey;
 use credentials::sas::SasToken;
-use http::{Method, Request};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use model::secret::Secret;
 use model::time::WallTime;
@@ -124,24 +124,60 @@ impl Service {
         Ok(all)
     }
 
+    /// What stands at `path`.
+    ///
+    /// # Errors
+    /// If the hub refuses.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// Carries out `call`; gives the status of the answer, whatever it is.
+    ///
+    /// # Errors
+    /// If no request can be made of it.
+    pub async fn status(&self, call: Call) -> Result<StatusCode> {
+        Ok(self.answer(call).await?.status())
+    }
+
     /// Asks for anything; gives the answer's body.
     ///
     /// # Errors
     /// If the hub refuses.
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
-        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-        let request = Request::builder()
-            .method(method)
-            .uri(versioned(path))
-            .header("authorization", &self.token)
-            .header("content-type", "application/json")
-            .body(body)?;
-        let answer = self.router.clone().oneshot(request).await?;
+        let call = Call { method, path: path.to_owned(), if_match: None, body };
+        let answer = self.answer(call).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
         Ok(if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? })
     }
+
+    async fn answer(&self, call: Call) -> Result<Response<Body>> {
+        let body = call.body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(versioned(&call.path))
+            .header("authorization", &self.token)
+            .header("content-type", "application/json");
+        if let Some(if_match) = call.if_match {
+            request = request.header("if-match", if_match);
+        }
+        Ok(self.router.clone().oneshot(request.body(body)?).await?)
+    }
+}
+
+/// A call of the service API.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What is done.
+    pub method: Method,
+    /// To what.
+    pub path: String,
+    /// What is demanded of its etag.
+    pub if_match: Option<&'static str>,
+    /// With what.
+    pub body: Option<Value>,
 }
 
 /// `path` with the version of the service API that calls under Azure's paths name.

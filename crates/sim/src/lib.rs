@@ -21,6 +21,7 @@ pub mod reports;
 pub mod edge_site;
 pub mod hub_site;
 
+pub mod filler;
 pub mod operator;
 pub mod oracle;
 pub mod sentence;

@@ -20,6 +20,7 @@ use testkit::world::{Host, VirtualClock};
 use crate::cloud::Edge;
 use crate::device::{Device, Shared, lock};
 use crate::edge_site::EdgeSite;
+use crate::filler::Filler;
 use crate::hub_site::{self, HubSite, TOKEN_LIFE};
 use crate::listener::{Caller, Heard, Listener};
 use crate::operator::Operator;
@@ -47,6 +48,8 @@ const DOWN_MAX: Duration = Duration::from_secs(4);
 const JUMP_MAX: Duration = Duration::from_mins(2);
 /// One strike in so many is followed by calls of the listener.
 const CALL_EVERY: u64 = 4;
+/// Between so many faults quotas are filled once, on average.
+const FILL_EVERY: u64 = 8;
 /// The device that is called.
 const LISTENER: &str = "listener";
 /// Longest pause between two bursts of a sender.
@@ -140,6 +143,8 @@ struct Town {
     field: Host,
     devices: Vec<(String, Shared)>,
     edges: Vec<(EdgeSite, Operator)>,
+    /// Fills quotas; none before it is registered.
+    filler: Option<Filler>,
     /// When which edge device's clock is right again.
     jumps: Vec<Option<Tick>>,
     /// When the hub's is.
@@ -168,6 +173,9 @@ async fn simulate(seed: u64, size: Size) -> Result<Totals> {
         if town.chance.below(CALL_EVERY) == 0 {
             town.call().await?;
         }
+        if town.chance.below(FILL_EVERY) == 0 {
+            town.fill().await?;
+        }
     }
     town.calm().await?;
     town.judge().await
@@ -192,6 +200,7 @@ impl Town {
             field,
             devices,
             edges,
+            filler: None,
             jumps,
             hub_jump: None,
             heard,
@@ -200,6 +209,8 @@ impl Town {
             planned: Planned::default(),
         };
         town.add_listener().await?;
+        let service = town.hub.service()?;
+        town.filler = Some(Filler::register(&service, town.chance.fork("filler")).await?);
         for number in 0..size.devices {
             town.add_device(format!("device-{number}")).await?;
         }
@@ -390,6 +401,15 @@ impl Town {
     async fn call(&mut self) -> Result<()> {
         let service = self.hub.service()?;
         self.caller.call(&service).await;
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> Result<()> {
+        let service = self.hub.service()?;
+        if let Some(filler) = &mut self.filler {
+            filler.work(&service).await?;
+            self.totals.quota_refusals = filler.refused;
+        }
         Ok(())
     }
 

@@ -70,6 +70,8 @@ totals! {
     tellings: "values told", least 1_300;
     /// Reported properties that were acknowledged to their module.
     reports: "reports", least 4_500;
+    /// Calls of the registry that were refused for what they asked, most of them for quotas.
+    quota_refusals: "quota refusals", least 2_000;
     /// Messages acknowledged to their sender.
     acknowledged: "acknowledged", least 500_000;
     /// Messages that arrived more than once.

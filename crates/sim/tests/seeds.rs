@@ -9,6 +9,7 @@ fn nothing_acknowledged_is_lost_and_a_seed_replays_itself() {
         let first = scenario::run(seed, size).unwrap();
         assert_eq!(first, scenario::run(seed, size).unwrap(), "seed {seed}");
         assert!(first.acknowledged >= 600, "{first}");
+        assert!(first.quota_refusals > 0, "{first}");
         assert!(first.cuts > 0 && first.edge_power_cuts > 0, "{first}");
     }
 }

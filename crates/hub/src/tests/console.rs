@@ -230,7 +230,7 @@ async fn sessions_are_listed_revoked_signed_out_and_do_not_survive_a_restart() {
     r.kill().await;
     // Routers hold the hub's folders.
     drop((owner, other));
-    let survivor = Browser { router: axum::Router::new(), ..survivor };
+    let survivor = Browser { router: Router::new(), ..survivor };
     let r = machine.start(2);
     let moved = Browser { router: r.hub.service_over_tls(no_peer), ..survivor };
     assert_eq!(moved.get("/devices").await.status, StatusCode::UNAUTHORIZED);

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use model::world::Clock as _;
 
 use super::{LISTENER, Town};
@@ -21,6 +21,9 @@ impl Town {
     pub(super) async fn judge(mut self) -> Result<Totals> {
         let log = self.hub.service()?.telemetry(PARTITIONS).await?;
         self.judge_log(&log)?;
+        if let Some(filler) = &self.filler {
+            filler.judge(&self.hub.service()?).await.context("quotas")?;
+        }
         let all: Vec<u64> = (1..=self.size.numbers).collect();
         for (id, record) in &self.devices {
             let record = lock(record);
