@@ -228,9 +228,6 @@ async fn sessions_are_listed_revoked_signed_out_and_do_not_survive_a_restart() {
     assert_eq!(owner.get("/devices").await.status, StatusCode::UNAUTHORIZED);
     let survivor = Browser::sign_in(&r, "iothubowner").await;
     r.kill().await;
-    // Routers hold the hub's folders.
-    drop((owner, other));
-    let survivor = Browser { router: Router::new(), ..survivor };
     let r = machine.start(2);
     let moved = Browser { router: r.hub.service_over_tls(no_peer), ..survivor };
     assert_eq!(moved.get("/devices").await.status, StatusCode::UNAUTHORIZED);
