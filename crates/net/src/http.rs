@@ -143,13 +143,8 @@ async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<(
     };
     let proof = Proof::default();
     let asked = Arc::<AtomicUsize>::default();
-    let service = Calls {
-        router: shared.router,
-        peer,
-        chain,
-        proof: proof.clone(),
-        asked: Arc::clone(&asked),
-    };
+    let (given, count) = (proof.clone(), Arc::clone(&asked));
+    let service = Calls { router: shared.router, peer, chain, proof: given, asked: count };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -196,13 +191,13 @@ async fn serve(arrival: Arrival, shared: Shared, mut seat: Seat) -> io::Result<(
     })
     .await;
     if let Err(error) = &ended {
-        count(&seat, error);
+        count_end(&seat, error);
     }
     ended.map_err(io::Error::other)
 }
 
 /// Counts the limit that ended a connection, if one did.
-fn count(seat: &Seat, error: &hyper::Error) {
+fn count_end(seat: &Seat, error: &hyper::Error) {
     if error.is_timeout() {
         seat.counts().late.add();
     }
