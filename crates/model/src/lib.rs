@@ -11,6 +11,7 @@ pub mod time;
 pub mod world;
 
 pub mod id;
+pub mod model_id;
 pub mod names;
 pub mod secret;
 

@@ -20,6 +20,7 @@ use crate::feature::FeatureSet;
 use crate::id::{IdentityId, ModuleName};
 use crate::message::Message;
 use crate::method::{MethodCallId, MethodRequest, MethodResponse};
+use crate::model_id::ModelId;
 use crate::refusal::{Refusal, RefusalKind};
 use crate::secret::Secret;
 use crate::time::{Tick, WallTime};
@@ -279,6 +280,10 @@ pub enum DeviceRequest {
     },
     /// Works on the module identities of its own device (the edge runtime does).
     Modules(ModuleOperation),
+    /// Says which model it follows; a connection asks it first. Answered [`Answer::Accepted`]:
+    /// the hub keeps it with the twin, writing only what changed; the router takes it and lets it
+    /// be; the client refuses it, for MQTT says it in CONNECT and nowhere else.
+    AnnounceModel(ModelId),
 }
 
 /// Module identities of one's own device.

@@ -37,6 +37,7 @@ pub struct MqttServer {
 pub(crate) struct Counts {
     pub(crate) subscribes: AtomicU64,
     pub(crate) lost_properties: AtomicU64,
+    pub(crate) lost_models: AtomicU64,
     /// Bytes read whose requests have no answers yet, over all connections.
     pub(crate) unanswered_bytes: AtomicUsize,
     /// Bytes of output that peers have not read, over all connections.
@@ -104,6 +105,11 @@ impl MqttServer {
     /// Properties of messages that could not be read, and were left out, since the start.
     pub fn lost_properties(&self) -> u64 {
         self.counts.lost_properties.load(Ordering::Relaxed)
+    }
+
+    /// Model ids of CONNECTs that were no model ids, and were left aside, since the start.
+    pub fn lost_models(&self) -> u64 {
+        self.counts.lost_models.load(Ordering::Relaxed)
     }
 
     /// SUBSCRIBE packets received since the start.

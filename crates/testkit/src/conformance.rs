@@ -77,6 +77,8 @@ pub enum Ability {
     Messages,
     /// A message can be given back or rejected, not only completed.
     Outcomes,
+    /// A session can say which model its identity follows.
+    Models,
 }
 
 /// An ability that an implementer lacks.
@@ -155,6 +157,7 @@ pub async fn run_all(bench: &Bench) -> usize {
         messages::messages_are_handed_out_until_they_are_settled,
         connect::an_older_session_is_taken_over,
         connect::closing_ends_a_session,
+        connect::a_model_is_taken_as_often_as_it_is_announced,
         connect::sessions_end_when_their_claim_does,
         connect::who_lost_the_right_is_thrown_out,
     );

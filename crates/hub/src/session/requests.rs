@@ -53,6 +53,7 @@ pub(crate) fn bytes_of(batch: &Batch) -> u32 {
             DeviceRequest::Unsubscribe(filters) => {
                 filters.iter().map(|one| one.len() + 64).sum::<usize>() + REQUEST_BYTES
             }
+            DeviceRequest::AnnounceModel(model) => model.as_str().len() + REQUEST_BYTES,
             _ => REQUEST_BYTES,
         })
         .sum();
@@ -169,6 +170,13 @@ impl HubSession {
             }
             DeviceRequest::InvokeMethod { target, request } => self.invoke(target, request, permit),
             DeviceRequest::Modules(operation) => self.modules(operation, permit, deadline),
+            DeviceRequest::AnnounceModel(model) => {
+                let identity = self.shared.identity.clone();
+                self.table(permit, deadline, move |w| {
+                    twins::announce_model(w, (ord, &identity), &model)?;
+                    Ok(Made::light(Answer::Accepted))
+                })
+            }
             DeviceRequest::Settle { .. } | DeviceRequest::PullMessage { .. } => {
                 let reason = "this hub keeps no messages for devices";
                 Source::Known(Err(Refusal::new(RefusalKind::InvalidRequest, reason)))

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     ReportedUpdated = 6,
     /// Nothing changed: somebody called a method. Never its payloads.
     MethodInvoked = 7,
+    /// Its owner announced another model.
+    ModelUpdated = 8,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
             5 => "desiredUpdated",
             6 => "reportedUpdated",
             7 => "methodInvoked",
+            8 => "modelUpdated",
             _ => "unknown",
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Twin {
     pub(crate) tags: Map<String, Value>,
     pub(crate) desired: Section,
     pub(crate) reported: Section,
+    /// The model its owner announced; empty if none.
+    pub(crate) model_id: String,
 }
 
 impl Twin {
@@ -34,6 +36,7 @@ impl Twin {
             tags: Map::new(),
             desired: Section::new(at),
             reported: Section::new(at),
+            model_id: String::new(),
         }
     }
 }
@@ -150,8 +153,8 @@ pub(crate) fn update_entry(db: &Connection, entry: &Entry) -> rusqlite::Result<(
 
 /// Removes an entry and everything that hangs on it, except its changes.
 pub(crate) fn delete_entry(db: &Connection, ord: Ordinal) -> rusqlite::Result<()> {
-    const TABLES: [&str; 6] =
-        ["identity", "activity", "twin", "twin_metadata", "session", "subscription"];
+    const TABLES: [&str; 7] =
+        ["identity", "activity", "twin", "twin_metadata", "model", "session", "subscription"];
     for table in TABLES {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE ord = ?"))?.execute([ord.0])?;
     }
@@ -162,8 +165,9 @@ pub(crate) fn delete_entry(db: &Connection, ord: Ordinal) -> rusqlite::Result<()
 pub(crate) fn twin(db: &Connection, ord: Ordinal) -> rusqlite::Result<Option<Twin>> {
     db.prepare_cached(
         "SELECT t.version, t.etag, t.tags, t.desired, t.desired_version, t.reported, \
-         t.reported_version, m.desired, m.reported \
-         FROM twin t JOIN twin_metadata m ON m.ord = t.ord WHERE t.ord = ?",
+         t.reported_version, m.desired, m.reported, coalesce(o.id, '') \
+         FROM twin t JOIN twin_metadata m ON m.ord = t.ord LEFT JOIN model o ON o.ord = t.ord \
+         WHERE t.ord = ?",
     )?
     .query_row([ord.0], |row| {
         Ok(Twin {
@@ -180,12 +184,13 @@ pub(crate) fn twin(db: &Connection, ord: Ordinal) -> rusqlite::Result<Option<Twi
                 version: Version(unsigned(row, 6)?),
                 metadata: object(row, 8)?,
             },
+            model_id: row.get(9)?,
         })
     })
     .optional()
 }
 
-/// Writes a whole twin.
+/// Writes a whole twin, but for the model, which [`put_model`] writes.
 pub(crate) fn put_twin(db: &Connection, ord: Ordinal, twin: &Twin) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO twin (ord, version, etag, tags, desired, desired_version, \
@@ -222,6 +227,22 @@ pub(crate) fn put_reported(db: &Connection, ord: Ordinal, twin: &Twin) -> rusqli
     db.prepare_cached("UPDATE twin_metadata SET reported = ? WHERE ord = ?")?
         .execute((json(&twin.reported.metadata), ord.0))
         .map(|_| ())
+}
+
+/// The model that `ord` announced last.
+pub(crate) fn model(db: &Connection, ord: Ordinal) -> rusqlite::Result<Option<String>> {
+    db.prepare_cached("SELECT id FROM model WHERE ord = ?")?
+        .query_row([ord.0], |row| row.get(0))
+        .optional()
+}
+
+/// Writes the model of `ord` and the version that its twin has with it.
+pub(crate) fn put_model(db: &Connection, ord: Ordinal, twin: &Twin) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO model (ord, id) VALUES (?, ?)")?
+        .execute((ord.0, &twin.model_id))?;
+    db.prepare_cached("UPDATE twin SET version = ? WHERE ord = ?")?
+        .execute((twin.version.cast_signed(), ord.0))
+        .map(drop)
 }
 
 /// Whether a persistent session is kept for `ord`.

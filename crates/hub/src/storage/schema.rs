@@ -8,7 +8,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 /// The version of the tables of this hub.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 /// Marks the file as ours: "SLVG".
 const APPLICATION_ID: i64 = 0x534C_5647;
 
@@ -28,9 +28,10 @@ struct Step {
 
 /// The step at `n` leads from version `n` to `n + 1`; a new file takes them all. What was
 /// released never changes: another shape of the tables is another step.
-const STEPS: [Step; 2] = [
+const STEPS: [Step; 3] = [
     Step { script: include_str!("schema_v1.sql"), fill: |_| Ok(()) },
     Step { script: include_str!("schema_v2.sql"), fill: super::words::fill },
+    Step { script: include_str!("schema_v3.sql"), fill: |_| Ok(()) },
 ];
 
 /// Opens the writing connection. A new file gets its tables, an older one is brought to this

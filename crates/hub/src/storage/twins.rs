@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use model::feature::{FeatureSet, SUBSCRIPTIONS_MAX};
 use model::id::{DeviceId, IdentityId, ModuleName};
+use model::model_id::ModelId;
 use model::refusal::{Refusal, RefusalKind};
 use model::time::Now;
 use model::twin::limits::{self, PROPERTIES_BYTES_MAX, TAGS_BYTES_MAX, TwinFault};
@@ -69,6 +70,32 @@ pub(crate) fn patch_reported(
     };
     w.feed.append(w.db, w.now.wall, &change)?;
     Ok(twin.reported.version)
+}
+
+/// Keeps the model that the owner of the twin says it follows. What is known already is not
+/// written again, for it is said at every connect. The etag stays, as with reported properties:
+/// it guards what services write.
+pub(crate) fn announce_model(
+    w: &mut Writing<'_>,
+    (ord, identity): (Ordinal, &IdentityId),
+    model: &ModelId,
+) -> Result<(), Fault> {
+    if rows::model(w.db, ord)?.as_deref() == Some(model.as_str()) {
+        return Ok(());
+    }
+    let mut twin = find(w, ord)?;
+    twin.version += 1;
+    model.as_str().clone_into(&mut twin.model_id);
+    rows::put_model(w.db, ord, &twin)?;
+    let change = Change {
+        kind: Kind::ModelUpdated,
+        ord,
+        identity,
+        version: twin.version,
+        cause: Cause::Device,
+        body: serde_json::json!({ "modelId": model.as_str() }).to_string(),
+    };
+    Ok(w.feed.append(w.db, w.now.wall, &change)?)
 }
 
 /// Writes tags and desired properties for the service; gives entry and twin.

@@ -54,7 +54,7 @@ async fn keeps_every_promise(subjects: Subjects) {
         tolerance: credentials::skew::CLOCK_SKEW,
         without: WITHOUT,
     };
-    assert_eq!(run_all(&bench).await, 15);
+    assert_eq!(run_all(&bench).await, 16);
 }
 
 #[tokio::test(start_paused = true)]

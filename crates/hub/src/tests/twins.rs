@@ -7,11 +7,12 @@ use http::StatusCode;
 use model::refusal::RefusalKind;
 use model::time::Tick;
 use model::twin::TwinPatch;
-use model::waist::{Batch, DeviceRequest, LinkKind};
+use model::waist::{Answer, Batch, Claim, DeviceRequest, Leave, LinkKind, ask};
 use serde_json::{Value, json};
 use testkit::cases::{TwinCase, twin_limits};
 
 use super::{Machine, Running};
+use crate::storage::feed::Kind;
 
 /// The status that a broken rule is answered with.
 fn expected(case: &TwinCase, good: u16) -> u16 {
@@ -111,4 +112,60 @@ async fn a_deployment_and_its_check_say_the_same_of_a_modules_desired_properties
         let good = case.fault.is_none();
         assert_eq!(status.as_u16(), if good { 204 } else { 400 }, "{}: {answer}", case.text);
     }
+}
+
+async fn announce(r: &Running, claim: &Claim, model: Option<&str>) {
+    let link = LinkKind::Mqtt { clean: false };
+    let session = r.api.open(claim.clone(), link, Tick::NEVER).await.unwrap().session;
+    if let Some(model) = model {
+        let request = DeviceRequest::AnnounceModel(model.parse().unwrap());
+        assert_eq!(ask(&*session, request, Tick::NEVER).await, Ok(Answer::Accepted));
+    }
+    session.close(Leave::Asked);
+}
+
+/// What the feed says of models: version and id.
+async fn models(r: &Running) -> Vec<(u64, String)> {
+    let feed = r.call("GET", "/api/v1/changes", Value::Null).await.1;
+    let kind = Kind::name(Kind::ModelUpdated as i64);
+    let all = feed["changes"].as_array().unwrap().iter();
+    let models = all.filter(|change| change["kind"] == kind && change["cause"] == "device");
+    let text = |change: &Value| change["body"]["modelId"].as_str().unwrap().to_owned();
+    models.map(|change| (change["version"].as_u64().unwrap(), text(change))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_model_a_device_announces_stands_in_its_twin_and_is_written_when_it_changes() {
+    const FIRST: &str = "dtmi:com:example:Thermostat;1";
+    const SECOND: &str = "dtmi:com:example:Thermostat;2";
+    let machine = Machine::new();
+    let mut r = machine.start(1);
+    let claim = r.device("d1").await;
+    let new = twin(&r).await;
+    assert_eq!(new["modelId"], "");
+    // The second announcement says nothing new, and who connects without one takes none back.
+    for model in [Some(FIRST), Some(FIRST), None] {
+        announce(&r, &claim, model).await;
+        let now = twin(&r).await;
+        assert_eq!((&now["modelId"], &now["etag"]), (&json!(FIRST), &new["etag"]));
+        assert_eq!(now["version"].as_u64(), new["version"].as_u64().map(|it| it + 1));
+    }
+    let version = twin(&r).await["version"].as_u64().unwrap();
+    assert_eq!(models(&r).await, [(version, FIRST.to_owned())]);
+    // What a service writes leaves it alone, also where it sends the whole twin back.
+    for method in ["PATCH", "PUT"] {
+        let body = json!({ "modelId": "dtmi:x;1", "tags": { "a": 1 }, "properties": {} });
+        let (status, answer) = r.call(method, "/twins/d1", body).await;
+        assert_eq!((status, &answer["modelId"]), (StatusCode::OK, &json!(FIRST)), "{answer}");
+    }
+    r.kill().await;
+    r = machine.start(2);
+    assert_eq!(twin(&r).await["modelId"], FIRST);
+    announce(&r, &claim, Some(SECOND)).await;
+    assert_eq!(twin(&r).await["modelId"], SECOND);
+    assert_eq!(models(&r).await.len(), 2);
+    // A device of the same name is another device.
+    assert_eq!(r.call("DELETE", "/devices/d1", Value::Null).await.0, StatusCode::NO_CONTENT);
+    r.device("d1").await;
+    assert_eq!(twin(&r).await["modelId"], "");
 }

@@ -90,7 +90,7 @@ fn document(entry: &Entry, twin: rows::Twin, seen: Seen) -> Twin {
         cloud_to_device_message_count: 0,
         authentication_type: shapes::authentication_type(&entry.auth).to_owned(),
         x509_thumbprint: shapes::thumbprints(&entry.auth),
-        model_id: String::new(),
+        model_id: twin.model_id,
         version: twin.version,
         tags: twin.tags,
         properties: Properties {

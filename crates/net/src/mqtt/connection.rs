@@ -225,12 +225,21 @@ impl Connection {
                 self.valid_until = valid_until;
                 self.timer = None;
                 self.session = Some(session);
+                self.tell_lost_model();
             }
             Err(refusal) => {
                 info!(error = %refusal, "mqtt client refused");
                 self.wire.handle_refused(&refusal);
             }
         }
+    }
+
+    /// Told once the client is proven, so that only who may connect can write into the log.
+    fn tell_lost_model(&mut self) {
+        let Some(fault) = self.wire.take_model_fault() else { return };
+        let total = self.shared.counts.lost_models.fetch_add(1, Ordering::Relaxed) + 1;
+        let device_id = self.wire.identity().map(tracing::field::display);
+        warn!(device_id, error = %fault, total, "a model id was left aside");
     }
 
     /// Tells the budget of the listener what our peer has not read.

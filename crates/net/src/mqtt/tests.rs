@@ -116,6 +116,30 @@ async fn bad_properties_are_counted_and_the_messages_around_them_are_acknowledge
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_model_is_announced_once_and_one_that_is_none_is_counted_and_costs_no_connection() {
+    let bench = bench().await;
+    for (model, announced, lost) in [("dtmi:com:example:T;1", 1, 0), ("no model", 1, 1)] {
+        let name = format!("hub/d/?api-version=1&model-id={model}");
+        let Packet::Connect(plain) = connect(b"good") else { panic!() };
+        let mut raw = bench.dial().await;
+        let packet = packet::Connect { user_name: Some(&name), clean: true, ..plain };
+        raw.send(&[Packet::Connect(packet), publish(1)]).await;
+        assert_eq!(raw.next().await, "ConnAck { session_present: false, code: 0 }");
+        assert_eq!(raw.next().await, acknowledged(1), "{model}");
+        let calls = bench.cloud.calls();
+        assert_eq!(calls.iter().filter(|call| *call == "AnnounceModel").count(), announced);
+        assert_eq!(bench.server.lost_models(), lost, "{model}");
+    }
+    // Who is not believed writes nothing into the log.
+    let Packet::Connect(plain) = connect(b"bad") else { panic!() };
+    let packet = packet::Connect { user_name: Some("hub/d/?model-id=none"), ..plain };
+    let mut raw = bench.dial().await;
+    raw.send(&[Packet::Connect(packet)]).await;
+    assert!(raw.next().await.starts_with("ConnAck { session_present: false, code: "));
+    assert_eq!(bench.server.lost_models(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_read_is_one_batch_and_one_commit_is_one_write() {
     let bench = bench().await;
     let mut raw = bench.connect().await;

@@ -56,6 +56,23 @@ pub(super) async fn closing_ends_a_session(bench: &Bench) {
     assert!(bench.ask(&*second.session, DeviceRequest::ReadTwin).await.is_ok());
 }
 
+/// Every connect announces it, so the second time is as good as the first; whoever cannot say it
+/// is refused, and the session goes on.
+pub(super) async fn a_model_is_taken_as_often_as_it_is_announced(bench: &Bench) {
+    let identity = bench.identity("model").await;
+    let opened = bench.open(&identity, true).await;
+    for text in ["dtmi:com:example:Thermostat;1"; 2] {
+        let model = text.parse().expect("a good model id");
+        let answer = bench.ask(&*opened.session, DeviceRequest::AnnounceModel(model)).await;
+        if bench.has(Ability::Models) {
+            assert_eq!(answer, Ok(Answer::Accepted));
+        } else {
+            assert_eq!(answer.expect_err("no words").kind, RefusalKind::InvalidRequest);
+        }
+    }
+    assert_eq!(bench.ask(&*opened.session, message("after")).await, Ok(Answer::Accepted));
+}
+
 /// The claim's end is told at open and is the session's end, unless it is renewed.
 pub(super) async fn sessions_end_when_their_claim_does(bench: &Bench) {
     let identity = bench.identity("expiry").await;

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! What MQTT cannot say: `Abandon` leaves the message with the server, which hands it out again
-//! in the next connection; `Reject`, `InvokeMethod`, `PullMessage` and `Modules` are refused as
-//! `InvalidRequest`.
+//! in the next connection; `Reject`, `InvokeMethod`, `PullMessage`, `Modules` and
+//! `AnnounceModel` are refused as `InvalidRequest`.
 
 mod incoming;
 mod outgoing;

@@ -25,6 +25,7 @@ use model::feature::{FeatureSet, Subscription};
 use model::id::IdentityId;
 use model::message::Message;
 use model::method::MethodResponse;
+use model::model_id::{InvalidModelId, ModelId};
 use model::refusal::{Refusal, RefusalKind};
 use model::secret::Secret;
 use model::time::{Now, Tick};
@@ -154,7 +155,7 @@ enum Reply {
 #[derive(Debug)]
 pub struct Session {
     identity: Option<IdentityId>,
-    model_id: Option<Box<str>>,
+    model_id: Option<ModelId>,
     will: Option<Box<Message>>,
     connect: Option<Box<Connect>>,
     ending: Option<Box<Ending>>,
@@ -176,6 +177,8 @@ pub struct Session {
     /// Properties that were left out, since they were last asked for.
     lost_properties: u32,
     last_id: u16,
+    /// Why the model that it announced was left aside, until somebody asks.
+    model_fault: Option<InvalidModelId>,
     granted: Granted,
     phase: Phase,
     asked: bool,
@@ -207,6 +210,7 @@ impl Session {
             needed: 0,
             lost_properties: 0,
             last_id: 0,
+            model_fault: None,
             granted: Granted::default(),
             phase: Phase::Waiting,
             asked: false,
@@ -330,10 +334,20 @@ impl Session {
         let asked = if asked.is_zero() { SILENCE_MAX } else { asked };
         self.silence_max = asked.min(SILENCE_MAX);
         self.identity = Some(user.identity.clone());
-        self.model_id.clone_from(&user.model_id);
+        self.take_model(&user);
         let password = connect.password.map(Secret::new);
         self.connect = Some(Box::new(Connect { user, password, clean: connect.clean }));
         self.phase = Phase::Proving;
+    }
+
+    /// A model that nobody can read costs only itself; some SDKs say none as an empty one.
+    fn take_model(&mut self, user: &UserName) {
+        let said = user.model_id.as_deref().filter(|text| !text.is_empty());
+        match said.map(str::parse) {
+            None => {}
+            Some(Ok(model)) => self.model_id = Some(model),
+            Some(Err(fault)) => self.model_fault = Some(fault),
+        }
     }
 
     fn refuse(&mut self, code: u8, why: &str) {
@@ -357,7 +371,7 @@ impl Session {
             DeviceTopic::Telemetry { mut message, lost } => {
                 self.lost_properties = self.lost_properties.saturating_add(lost);
                 message.body = body;
-                message.system.model_id.clone_from(&self.model_id);
+                message.system.model_id = self.model_id.as_ref().map(|id| id.as_str().into());
                 if publish.retain {
                     bag::add(&mut message, bag::RETAIN_PROPERTY, "true");
                 }
@@ -486,7 +500,17 @@ impl Session {
             self.heard = now;
             self.phase = Phase::Open;
             self.say(&Packet::ConnAck { session_present: resumed, code: 0 });
+            self.announce();
         }
+    }
+
+    /// Says which model the client follows, before anything that it asks. Whoever is refused
+    /// says it again at the next connect.
+    fn announce(&mut self) {
+        let Some(model) = self.model_id.clone() else { return };
+        let len = model.as_str().len();
+        let owed = Owed { acknowledge: None, reply: Reply::Lax };
+        self.ask(DeviceRequest::AnnounceModel(model), len, owed);
     }
 
     /// `open` refused; the CONNACK says so and a [`Step::Close`] follows.
@@ -689,6 +713,11 @@ impl Session {
     /// throws on them. The messages go on, for a refusal would only bring them back.
     pub fn take_lost_properties(&mut self) -> u32 {
         std::mem::take(&mut self.lost_properties)
+    }
+
+    /// Why the model id of the CONNECT was left aside, if it was; told once.
+    pub fn take_model_fault(&mut self) -> Option<InvalidModelId> {
+        self.model_fault.take()
     }
 
     /// Bytes to write to the peer.

@@ -406,6 +406,8 @@ impl ModuleSession {
             DeviceRequest::InvokeMethod { target, request } => {
                 self.invoke(&target, request, deadline).await
             }
+            // The hub hears the model of a module from its telemetry alone.
+            DeviceRequest::AnnounceModel(_) => Ok(Answer::Accepted),
             DeviceRequest::PullMessage { .. } => Err(invalid("modules get no such messages")),
             DeviceRequest::Modules(_) => Err(Refusal::new(
                 RefusalKind::Forbidden,

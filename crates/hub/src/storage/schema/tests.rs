@@ -50,7 +50,10 @@ fn steps_never_change_once_they_are_released() {
         })
     };
     let hashes: Vec<u64> = STEPS.iter().map(|step| hash(step.script)).collect();
-    assert_eq!(hashes, [6_716_491_199_630_311_353, 1_192_564_798_227_009_986]);
+    assert_eq!(
+        hashes,
+        [6_716_491_199_630_311_353, 1_192_564_798_227_009_986, 12_102_418_118_750_101_364]
+    );
     assert_eq!(VERSION, i64::try_from(STEPS.len()).unwrap());
 }
 
@@ -83,6 +86,30 @@ fn the_file_of_an_older_hub_is_brought_to_this_version_with_everything_in_it() {
     drop(db);
     // The second time there is nothing left to do.
     drop(open_writer(&path).unwrap());
+}
+
+#[test]
+fn the_file_of_a_hub_without_models_gets_a_place_for_them_and_keeps_its_twins() {
+    let (_folder, path) = file(HUB_V1);
+    let db = Connection::open(&path).unwrap();
+    take(&db, 2, &STEPS[1]).unwrap();
+    let tags = |db: &Connection| -> Vec<String> {
+        let mut select = db.prepare("SELECT tags FROM twin ORDER BY ord").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let before = tags(&db);
+    drop(db);
+    let db = open_writer(&path).unwrap();
+    assert_eq!(shape(&db), shape(&in_memory()), "the same tables as a new file");
+    assert_eq!((tags(&db), before.is_empty()), (before, false));
+    let entry = rows::entry(&db, &"pump-1".parse().unwrap()).unwrap().unwrap();
+    let mut twin = rows::twin(&db, entry.ord).unwrap().unwrap();
+    assert_eq!((twin.model_id.as_str(), rows::model(&db, entry.ord).unwrap()), ("", None));
+    twin.model_id = "dtmi:a;1".into();
+    rows::put_model(&db, entry.ord, &twin).unwrap();
+    assert_eq!(rows::twin(&db, entry.ord).unwrap(), Some(twin));
+    rows::delete_entry(&db, entry.ord).unwrap();
+    assert_eq!(rows::model(&db, entry.ord).unwrap(), None, "it goes with its identity");
 }
 
 #[test]

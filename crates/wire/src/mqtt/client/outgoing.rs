@@ -84,7 +84,10 @@ impl Session {
             }
             DeviceRequest::InvokeMethod { .. }
             | DeviceRequest::PullMessage { .. }
-            | DeviceRequest::Modules(_) => self.refuse(id, "MQTT has no words for this request"),
+            | DeviceRequest::Modules(_)
+            | DeviceRequest::AnnounceModel(_) => {
+                self.refuse(id, "MQTT has no words for this request");
+            }
         }
     }
 

@@ -273,6 +273,7 @@ fn every_request_that_mqtt_can_say_is_answered() {
     for foreign in [
         DeviceRequest::PullMessage { lock: Duration::ZERO },
         DeviceRequest::Modules(ModuleOperation::List),
+        DeviceRequest::AnnounceModel("dtmi:a;1".parse().unwrap()),
     ] {
         assert_eq!(kind(pair.ask(foreign)), RefusalKind::InvalidRequest);
     }

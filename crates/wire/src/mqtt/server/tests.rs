@@ -1,5 +1,6 @@
 use model::feature::Feature;
 use model::method::{MethodCallId, MethodRequest};
+use model::model_id::MODEL_ID_BYTES_MAX;
 use model::twin::Version;
 use model::waist::{BATCH_BYTES_MAX, Delivery};
 
@@ -92,6 +93,53 @@ fn a_message_with_properties_that_nobody_can_read_costs_neither_itself_nor_the_c
     let all: Vec<_> = (1..=5).map(|id| Packet::PubAck(PacketId::new(id).unwrap())).collect();
     assert_eq!(acknowledged, bytes_of(&all));
     assert_eq!((lost, session.take_lost_properties()), (2, 0));
+}
+
+#[test]
+fn a_model_id_is_announced_first_and_a_bad_one_costs_only_itself() {
+    let long = format!("dtmi%3A{}%3B1", "a".repeat(MODEL_ID_BYTES_MAX));
+    let thermostat = "dtmi:com:example:Thermostat;1";
+    let table = [
+        ("&model-id=dtmi%3Acom%3Aexample%3AThermostat%3B1", Some(thermostat), None),
+        ("&DeviceClientType=x&MODEL-ID=dtmi:com:example:Thermostat;1", Some(thermostat), None),
+        ("", None, None),
+        ("&model-id=", None, None),
+        ("&model-id=Thermostat", None, Some(InvalidModelId::Syntax)),
+        ("&model-id=dtmi%3Aa%3B1%00", None, Some(InvalidModelId::Syntax)),
+        ("&model-id=%ff%zz", None, Some(InvalidModelId::Syntax)),
+        (&format!("&model-id={long}"), None, Some(InvalidModelId::TooLong)),
+    ];
+    for (query, model, fault) in table {
+        let name = format!("hub/d/?api-version=2021-04-12{query}");
+        let Packet::Connect(plain) = connect("d") else { panic!() };
+        let packet = Packet::Connect(packet::Connect { user_name: Some(&name), ..plain });
+        let mut session = Session::new(Tick(0));
+        let sent = publish("devices/d/messages/events/", 1, b"x");
+        session.handle_bytes(Tick(0), &bytes_of(&[packet, sent]));
+        assert!(matches!(session.poll(Now::default()), Some(Step::Connect(_))), "{query}");
+        session.handle_opened(Tick(0), false, &FeatureSet::new());
+        let Some(Step::Submit(Batch(first))) = session.poll(Now::default()) else { panic!() };
+        let mut asked = first.into_iter();
+        let announced = model.and_then(|_| asked.next());
+        assert_eq!(
+            announced.map(|one| format!("{one:?}")),
+            model.map(|id| format!("{:?}", DeviceRequest::AnnounceModel(id.parse().unwrap()))),
+        );
+        let rest = asked.next().unwrap_or_else(|| batch(&mut session).remove(0));
+        let DeviceRequest::SendTelemetry(message) = rest else { panic!("{query}: {rest:?}") };
+        assert_eq!(message.system.model_id.as_deref(), model, "{query}");
+        assert_eq!((session.take_model_fault(), session.take_model_fault()), (fault, None));
+        // Nobody is told of the announcement: the first acknowledgement is the message's.
+        written(&mut session);
+        if model.is_some() {
+            let refused = Refusal::new(RefusalKind::Unavailable, "the disk is full");
+            session.handle_answer(Now::default(), Err(refused));
+            assert_eq!(written(&mut session), b"", "{query}");
+        }
+        session.handle_answer(Now::default(), Ok(Answer::Accepted));
+        let acknowledged = Packet::PubAck(PacketId::new(1).unwrap());
+        assert_eq!(written(&mut session), bytes_of(&[acknowledged]), "{query}");
+    }
 }
 
 #[test]
