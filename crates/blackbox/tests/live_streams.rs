@@ -148,6 +148,7 @@ fn of_two_hundred_browsers_those_that_take_nothing_are_cut_and_harm_nobody() -> 
 }
 
 /// Opens and closes all streams twenty times; the memory of the hub may have no slope.
+#[expect(clippy::cast_precision_loss, reason = "a few KiB and a few rounds are exact as f64")]
 fn levels_off(before: u64, browsers: &mut Script, hub: &Hub) -> Result<()> {
     let mut groups = Vec::new();
     for round in 1..=ROUNDS {
@@ -175,6 +176,7 @@ fn given_up(browsers: &mut Script, hub: &Hub) -> Result<u64> {
 
 /// The median of the slopes between any two rounds (Theil and Sen): a single step of the
 /// allocator, early or late, does not move it; what every round adds does.
+#[expect(clippy::cast_precision_loss, reason = "a few KiB and a few rounds are exact as f64")]
 fn slope(rounds: &[u64]) -> f64 {
     let at = |place: usize| rounds[place] as f64;
     let mut slopes: Vec<f64> = (0..rounds.len())
