@@ -147,6 +147,7 @@ const KINDS: Record<string, string> = {
   tagsUpdated: 'tags changed',
   desiredUpdated: 'desired properties changed',
   reportedUpdated: 'reported properties changed',
+  modelUpdated: 'another model announced',
   methodInvoked: 'a direct method was called',
 }
 
