@@ -128,10 +128,12 @@ pub async fn read_whole(body: Body, patience: Duration) -> Result<Bytes, HttpCli
 mod tests {
     use axum::Router;
     use axum::routing::get;
+    use credentials::certificate::{Authority, Validity};
 
     use super::*;
     use crate::http::{HttpServer, RequestPeer};
     use crate::network::{Peer, SystemNetwork};
+    use crate::testbed::Pipes;
 
     #[tokio::test]
     async fn a_router_answers_over_a_unix_socket_and_sees_who_asks_and_stops_in_order() {
@@ -155,5 +157,25 @@ mod tests {
         server.shut_down(patience).await;
         let after = client.send(ask(), patience).await;
         assert!(matches!(after, Err(HttpClientError::Connect { .. })), "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up_after_the_timeout() {
+        let now = model::time::WallTime::parse_rfc3339("2025-01-01T00:00:00Z").unwrap();
+        let validity = Validity { now, life: Duration::from_hours(24), serial: 1 };
+        let authority = Authority::generate("root", validity).unwrap();
+        let trust = tls::Client::trusting(authority.to_pem()).unwrap();
+        let (pipes, address) = (Arc::new(Pipes::default()), Address::Memory("mute".into()));
+        let _listening = pipes.listen(&address).await.unwrap();
+        let world = crate::testbed::world();
+        let tls = Some((trust, "hub.test".into()));
+        let client = HttpClient::new(pipes, world.clone(), address, tls);
+        let ask = Request::get("/").header("host", "x").body(Full::default()).unwrap();
+        let begun = world.now().tick;
+        let outcome = client.send(ask, 9 * CONNECT_TIMEOUT).await;
+        let took = world.now().tick.since(begun);
+        let Err(HttpClientError::Connect { cause, .. }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(cause.kind(), io::ErrorKind::TimedOut);
+        assert!(took >= CONNECT_TIMEOUT && took < CONNECT_TIMEOUT + Duration::from_secs(1));
     }
 }

@@ -23,6 +23,7 @@ use model::world::{Boxed, Clock, World};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::gate::{Gate, Seat};
 use crate::network::{Address, Arrival, Connected, Incoming, Network, Peer};
 
 /// tokio's clock, which tests pause.
@@ -396,4 +397,14 @@ pub(crate) async fn until(mut done: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("it never happened");
+}
+
+/// So many seats of proven peers, without their connections.
+pub(crate) fn seat_proven(gate: &Arc<Gate>, count: usize) -> Vec<Seat> {
+    let seated = |_| {
+        let mut seat = Gate::seat(gate, None).unwrap();
+        seat.prove();
+        seat
+    };
+    (0..count).map(seated).collect()
 }

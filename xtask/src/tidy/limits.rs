@@ -30,7 +30,7 @@ const SHIPPED: &[&str] = &[
 /// Limits that no test names, one `crate NAME` a line.
 const UNTESTED: &str = include_str!("../../untested-limits.txt");
 /// Lines of [`UNTESTED`]; lowered with it, never raised.
-const UNTESTED_MAX: usize = 76;
+const UNTESTED_MAX: usize = 69;
 
 /// Finds limits that no test names, and lines of the list that are no longer true.
 pub(super) fn untested(texts: &BTreeMap<String, String>, faults: &mut Vec<String>) {

@@ -18,7 +18,7 @@ use wire::mqtt::client::{Ending, Login, Options, RequestId, Session, Step};
 use super::Link;
 
 /// Bytes of telemetry that may wait for answers.
-const UNANSWERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const UNANSWERED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Events that may wait for somebody to poll; beyond it the socket is not read.
 const EVENTS_MAX: usize = 1024;
 /// Bytes of events that may wait for somebody to poll; beyond it the socket is not read.

@@ -407,3 +407,46 @@ async fn events_that_nobody_takes_stop_the_reading_at_a_bound_in_bytes() {
         assert_eq!(version, Version(expected));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_nobody_is_given_up_after_the_timeout() {
+    let bench = bench().await;
+    let full = Address::Memory("full".into());
+    let _listening = bench.pipes.listen(&full).await.unwrap();
+    let mut queued = Vec::new();
+    let wait = Duration::from_secs(1);
+    while let Ok(one) = tokio::time::timeout(wait, bench.pipes.dial(&full)).await {
+        queued.push(one.unwrap());
+    }
+    let target = Target { mqtt: full, https: None, tls: None, host: "hub.test".into() };
+    let network = Arc::<Pipes>::clone(&bench.pipes);
+    let client = MqttClient::new(bench.world.clone(), network, target);
+    let begun = bench.world.now().tick;
+    let link = LinkKind::Mqtt { clean: true };
+    let refused = client.open(claim("good"), link, Tick::NEVER).await.unwrap_err();
+    let took = bench.world.now().tick.since(begun);
+    assert_eq!(refused.kind, RefusalKind::Unavailable, "{refused:?}");
+    assert!(took >= CONNECT_TIMEOUT && took < CONNECT_TIMEOUT + wait, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_answers_stop_at_a_bound_in_bytes() {
+    const BODY_BYTES: usize = 128 * 1024;
+    let bench = bench().await;
+    let opened = bench.open().await;
+    bench.cloud.hold(100_000);
+    let body = "x".repeat(BODY_BYTES);
+    let most = core::UNANSWERED_BYTES_MAX / BODY_BYTES;
+    let mut waiting = Vec::new();
+    while let Ok(one) = opened.session.submit(Batch::from(telemetry(&body)), Tick::NEVER) {
+        waiting.push(one);
+        assert!(waiting.len() <= most, "there is no bound");
+    }
+    assert_eq!(waiting.len(), most);
+    bench.cloud.release();
+    for one in waiting {
+        assert_eq!(one.only().await, Ok(Answer::Accepted));
+    }
+    poll_fn(|cx| opened.session.poll_ready(cx)).await;
+    assert!(opened.session.submit(Batch::from(telemetry(&body)), Tick::NEVER).is_ok());
+}

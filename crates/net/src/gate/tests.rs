@@ -142,3 +142,16 @@ fn the_bytes_of_the_unproven_are_one_budget() {
     first.prove();
     assert!(third.charge(UNPROVEN_BYTES_MAX), "who is proven is charged elsewhere");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_end_does_not_wait_for_a_task_that_never_ends() {
+    const PATIENCE: Duration = Duration::from_secs(7);
+    let gate = gate(10, 5);
+    let mut stuck = Gate::seat(&gate, from(1)).unwrap();
+    let (world, closed) = (crate::testbed::world(), PATIENCE + CUT_TIMEOUT);
+    let begun = world.now().tick;
+    gate.close(PATIENCE).await;
+    let took = world.now().tick.since(begun);
+    assert!(took >= closed && took < closed + Duration::from_secs(1), "{took:?}");
+    assert_eq!((phase(&mut stuck), gate.seated()), (Phase::Cut, 1));
+}

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::http_client::{HttpClient, read_whole};
 use crate::network::{Address, Network, SystemNetwork};
-use crate::testbed::{Pipes, world};
+use crate::testbed::{Pipes, seat_proven, world};
 use crate::tls::{Client, Server, ServerCertificate};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -288,4 +288,22 @@ async fn who_asks_and_asks_without_a_proof_is_shown_out() {
         assert!(answers >= UNPROVEN_REQUESTS_MAX, "{path}: {answers}");
     }
     assert_eq!(server.watch().totals("https").too_large, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_seats_of_a_listener_a_connection_is_closed_at_once() {
+    let router = Router::new().route("/", get(async || "here"));
+    let (pipes, server, address) = serve_in_memory(router).await;
+    let mut seats = seat_proven(&server.gate, HTTP_CONNECTIONS_MAX);
+    let mut beyond = pipes.dial(&address).await.unwrap().stream;
+    assert_eq!(beyond.read(&mut [0]).await.unwrap(), 0);
+    let totals = server.watch().totals("");
+    let full = u64::try_from(HTTP_CONNECTIONS_MAX).unwrap();
+    assert_eq!((totals.open, totals.seats, totals.refused), (full, full, 1));
+    // One who leaves makes room for one.
+    seats.pop();
+    let client = HttpClient::new(pipes, world(), address, None);
+    let answer = client.send(ask("/"), PATIENCE).await.unwrap();
+    assert_eq!(read_whole(answer.into_body(), PATIENCE).await.unwrap(), "here");
+    assert_eq!(server.watch().totals("").refused, 1);
 }

@@ -33,7 +33,7 @@ const READ_BYTES: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Bytes of requests without answers on one listener. Beyond it a connection is read only while
 /// it has nothing unanswered, so one read each may come on top.
-const UNANSWERED_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub(super) const UNANSWERED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one read before the peer is proven.
 const UNPROVEN_READ_BYTES: usize = 4 * 1024;
 /// Bytes that an unproven peer may leave waiting without asking the listener's budget: twice
@@ -47,7 +47,7 @@ const READS_IN_A_ROW: usize = 8;
 /// Others get their turn after this, too: one read can hold thousands of packets.
 const TURN_MS: u64 = 2;
 /// A peer that does not read its last bytes is cut after this.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest sleep at once; wall-clock ends are looked at this often.
 const SLEEP_MAX: Duration = Duration::from_hours(1);
 
@@ -82,13 +82,13 @@ pub(super) struct Connection {
 }
 
 /// Bytes of unanswered requests in the budget of the listener; taken out when dropped.
-struct Charge {
+pub(super) struct Charge {
     counts: Arc<Counts>,
     bytes: usize,
 }
 
 impl Charge {
-    fn new(counts: &Arc<Counts>, bytes: usize) -> Self {
+    pub(super) fn new(counts: &Arc<Counts>, bytes: usize) -> Self {
         counts.unanswered_bytes.fetch_add(bytes, Ordering::Relaxed);
         Self { counts: Arc::clone(counts), bytes }
     }

@@ -11,7 +11,7 @@ use wire::mqtt::server::OUTPUT_BYTES_MAX;
 use super::*;
 use crate::gate::UNPROVEN_BYTES_MAX;
 use crate::network::{Address, ByteStream, Network};
-use crate::testbed::{Cloud, Pipes, until, world};
+use crate::testbed::{Cloud, Pipes, seat_proven, until, world};
 
 struct Bench {
     cloud: Cloud,
@@ -512,4 +512,69 @@ async fn an_orderly_end_publishes_no_will_and_a_broken_connection_does() {
         let [Leave::Lost { will }] = &leaves[..] else { panic!("{leaves:?}") };
         assert_eq!(will.is_none(), orderly);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_seats_of_a_listener_a_connection_is_closed_at_once() {
+    let bench = bench().await;
+    let mut seats = seat_proven(&bench.server.gate, MQTT_CONNECTIONS_MAX);
+    let mut beyond = bench.dial().await;
+    assert_eq!(beyond.next().await, "end");
+    assert_eq!((bench.server.open(), bench.server.refused()), (MQTT_CONNECTIONS_MAX, 1));
+    // One who leaves makes room for one.
+    seats.pop();
+    let mut raw = bench.connect().await;
+    raw.send(&[publish(1)]).await;
+    assert_eq!(raw.next().await, acknowledged(1));
+    assert_eq!((bench.server.open(), bench.server.refused()), (MQTT_CONNECTIONS_MAX, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_that_does_not_read_its_refusal_is_cut() {
+    let bench = bench().await;
+    let (near, far) = tokio::io::duplex(1);
+    let connected = Connected { stream: Box::new(far), peer: crate::network::Peer::Memory };
+    let (api, counts) = (Arc::new(bench.cloud.clone()), Arc::clone(&bench.server.counts));
+    let shared = Arc::new(Shared { tls: None, api, world: world(), counts });
+    let seat = Gate::seat(&bench.server.gate, None).unwrap();
+    let serving = Handle::current().spawn(serve(connected.into(), shared, seat));
+    let mut raw = Raw { stream: Box::new(near), bytes: BytesMut::new() };
+    raw.send(&[connect(b"bad")]).await;
+    let world = world();
+    let told = world.now().tick;
+    serving.await.unwrap();
+    let (took, most) = (world.now().tick.since(told), connection::FLUSH_TIMEOUT);
+    assert!(took >= most && took < most + Duration::from_secs(1), "{took:?}");
+    // The pipe held one byte of the CONNACK.
+    let mut rest = Vec::new();
+    raw.stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!((&rest[..], bench.server.open()), (&[0x20][..], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_the_budget_of_requests_only_who_waits_for_nothing_is_read() {
+    let bench = bench().await;
+    let mut busy = bench.connect().await;
+    bench.cloud.hold(100);
+    busy.send(&[publish(1)]).await;
+    until(|| bench.cloud.held() == 1).await;
+    let others = connection::Charge::new(&bench.server.counts, connection::UNANSWERED_BYTES_MAX);
+    busy.send(&[publish(2)]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bench.cloud.bodies().len(), 1, "it is read over the budget");
+    let mut idle = bench.dial().await;
+    let Packet::Connect(asked) = connect(b"good") else { panic!() };
+    let asked =
+        packet::Connect { client_id: "e", user_name: Some("hub/e/?api-version=1"), ..asked };
+    idle.send(&[Packet::Connect(asked)]).await;
+    assert!(idle.next().await.starts_with("ConnAck"));
+    let Packet::Publish(one) = publish(1) else { panic!() };
+    idle.send(&[Packet::Publish(Publish { topic: "devices/e/messages/events/", ..one })]).await;
+    until(|| bench.cloud.bodies().len() == 2).await;
+    // The answer to the first wakes the connection, which waits for nothing then.
+    bench.cloud.release();
+    assert_eq!(busy.next().await, acknowledged(1));
+    assert_eq!(busy.next().await, acknowledged(2));
+    assert_eq!(idle.next().await, acknowledged(1));
+    drop(others);
 }

@@ -317,6 +317,24 @@ async fn whoever_reads_rsa_alone_is_shown_an_rsa_certificate_and_everybody_else_
     assert!(crate::tls::reason::of(&there).contains("does not take our certificate"), "{there}");
 }
 
+#[tokio::test]
+async fn one_write_seals_so_much_and_the_next_waits_for_the_reader() {
+    let bench = bench();
+    let (config, name) = client_machine(&bench, &[&rustls::version::TLS13]);
+    let (mut there, mut here) = open_pair(&bench, &config, &name).await;
+    let page = vec![b'x'; 2 * WRITE_BYTES_MAX];
+    assert_eq!(there.write(&page).await.unwrap(), WRITE_BYTES_MAX);
+    // Beside the pipe, what one write sealed is all that waits for a peer that does not read.
+    assert!(there.out.len() <= WRITE_BYTES_MAX + WRITE_BYTES_MAX / 16, "{}", there.out.len());
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(Pin::new(&mut there).poll_write(&mut cx, &page).is_pending());
+    let mut got = vec![0; WRITE_BYTES_MAX];
+    let (read, flushed) = tokio::join!(here.read_exact(&mut got), there.flush());
+    read.unwrap();
+    flushed.unwrap();
+    assert!(got == page[..WRITE_BYTES_MAX]);
+}
+
 /// Shows one certificate, whatever the library thinks of it.
 #[derive(Debug)]
 struct Shows(Arc<rustls::sign::CertifiedKey>);
