@@ -1,16 +1,18 @@
 //! Every listener there is, under every attack there is: whoever is honest is answered in time.
 //!
-//! A listener joins by one line in [`hub_listeners`], an attack by one line in [`ATTACKS`] and one
-//! function in `python/siege.py`.
+//! A listener joins by one line in [`hub_listeners`] or [`edge_listeners`], an attack by one line
+//! in [`ATTACKS`] and one function in `python/siege.py`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::edge::{self, Edge, Options};
 use blackbox::hub::{Door, Hub};
 use blackbox::place::Scratch;
 use blackbox::script::Script;
+use blackbox::wait;
 use serde_json::{Value, json};
 
 /// An honest client is answered within so many seconds, handshake and proof included.
@@ -38,6 +40,8 @@ const ATTACKS: &[(&str, u64, u64)] = &[
     ("endless_header", 50, 50),
     ("flood", 4, 1),
 ];
+/// Peers at once on a Unix socket: the modules behind it are few.
+const LOCAL_PEERS_MAX: u64 = 300;
 
 /// One listener: its name, how an honest client finds and proves itself, and, where an attack
 /// needs a proof of its own, who makes it.
@@ -66,11 +70,12 @@ impl Listener {
 
     fn peers(&self, attack: &(&str, u64, u64)) -> u64 {
         let proven = self.honest["protocol"] == "mqtt";
-        if proven { attack.2 } else { attack.1 }
+        let count = if proven { attack.2 } else { attack.1 };
+        if self.honest["path"].is_string() { count.min(LOCAL_PEERS_MAX) } else { count }
     }
 }
 
-/// A client of an MQTT listener.
+/// A client of the hub's or of the router's MQTT.
 fn mqtt(at: (&str, u16), ca: &Path, identity: &str, key: &str) -> Value {
     let path = identity.replace('/', "/modules/");
     let (host, port) = at;
@@ -114,6 +119,31 @@ fn hub_listeners(hub: &Hub) -> Result<Vec<Listener>> {
             hostile: Hostile { reader: client("reader")?, others: client("pinger")? },
         },
         Listener { name: "hub HTTPS", honest: api, hostile: Hostile::all(&strangers) },
+    ])
+}
+
+fn edge_listeners(edge: &Edge, hub: &Hub, asker: &mut Script) -> Result<Vec<Listener>> {
+    let host = edge.address().to_string();
+    let ca = edge.folder().join("trust.pem");
+    let mut client = |module: &str| -> Result<Value> {
+        let path = format!("/devices/besieged/modules/{module}?api-version=2021-04-12");
+        let found = asker.ask(json!({"do": "get", "target": service(hub, &path)?}), SOON)?;
+        let key = found["authentication"]["symmetricKey"]["primaryKey"].as_str();
+        let identity = format!("besieged/{module}");
+        Ok(mqtt((&host, blackbox::place::MQTT_PORT), &ca, &identity, key.context("no key")?))
+    };
+    let local = |path: PathBuf, ask: &str| json!({"protocol": "http", "path": path, "ask": ask});
+    let workload = edge.workload_folder("honest").join("workload.sock");
+    let workload = local(workload, "/modules?api-version=2018-06-28");
+    let management = local(edge.folder().join("run/mgmt.sock"), "/status");
+    Ok(vec![
+        Listener {
+            name: "router MQTT",
+            honest: client("honest")?,
+            hostile: Hostile { reader: client("reader")?, others: client("pinger")? },
+        },
+        Listener { name: "workload", hostile: Hostile::all(&workload), honest: workload },
+        Listener { name: "management", hostile: Hostile::all(&management), honest: management },
     ])
 }
 
@@ -187,6 +217,11 @@ impl Field {
     }
 
     fn siege(&mut self, listeners: &[Listener]) -> Result<()> {
+        self.one_by_one(listeners)?;
+        self.all_at_once(listeners)
+    }
+
+    fn one_by_one(&mut self, listeners: &[Listener]) -> Result<()> {
         let mut faults = vec![self.hold("nobody", listeners, ANSWER_SECONDS_MAX)?];
         for listener in listeners {
             for attack in ATTACKS {
@@ -196,15 +231,20 @@ impl Field {
                 faults.push(self.hold(&what, listeners, ANSWER_SECONDS_MAX)?);
             }
         }
+        let faults: Vec<String> = faults.into_iter().flatten().collect();
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        Ok(())
+    }
+
+    fn all_at_once(&mut self, listeners: &[Listener]) -> Result<()> {
         for listener in listeners {
             for attack in ATTACKS {
                 self.begin(listener, attack)?;
             }
         }
         self.stand()?;
-        faults.push(self.hold("all at once", listeners, ALL_AT_ONCE_SECONDS_MAX)?);
-        let faults: Vec<String> = faults.into_iter().flatten().collect();
-        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        let fault = self.hold("all at once", listeners, ALL_AT_ONCE_SECONDS_MAX)?;
+        ensure!(fault.is_none(), "{}", fault.unwrap_or_default());
         Ok(())
     }
 }
@@ -225,6 +265,40 @@ fn the_hubs_listeners_answer_the_honest_under_every_attack() -> Result<()> {
         ensure!(one["gaveWay"].as_u64() > Some(0), "the pool was never full: {one}");
     }
     hub.running()?;
+    hub.stop()?;
+    scratch.passed()
+}
+
+#[test]
+fn the_devices_listeners_answer_the_honest_under_each_attack_alone() -> Result<()> {
+    let scratch = Scratch::short("si")?;
+    let mut hub = Hub::start_with_log(scratch.path(), Door::Behind, "warn")?;
+    let program = scratch.path().join("idle");
+    fs::write(&program, "#!/bin/sh\nexec sleep 3600\n")?;
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let programs = vec![("idle:1".to_owned(), program)];
+    let options = Options { engine: "process", programs, log: "warn", ..Options::default() };
+    let mut edge = Edge::start(scratch.path(), &hub, "besieged", options)?;
+    let idle = edge::module("idle:1", &json!({}), &[]);
+    let modules = json!({ "honest": idle, "reader": idle, "pinger": idle });
+    let route = "FROM /messages/modules/honest/* INTO $upstream";
+    edge.set_modules(&hub, &modules, &json!({ "up": route }))?;
+    wait::until("the modules to run", SOON, || {
+        let run = |name: &str| !edge.module(name).is_empty();
+        Ok(["honest", "reader", "pinger"].into_iter().all(run).then_some(()))
+    })?;
+    let mut field = Field::new(&scratch)?;
+    let workload = edge.workload_folder("honest").join("workload.sock");
+    let bundle = json!({
+        "protocol": "http", "path": workload, "ask": "/trust-bundle?api-version=2018-06-28",
+    });
+    let bundle = field.client.ask(json!({"do": "get", "target": bundle}), SOON)?;
+    let bundle = bundle["certificate"].as_str().context("no bundle")?;
+    fs::write(edge.folder().join("trust.pem"), bundle)?;
+    let listeners = edge_listeners(&edge, &hub, &mut field.client)?;
+    field.one_by_one(&listeners)?;
+    println!("{}", edge.status()?["listening"]);
+    edge.stop()?;
     hub.stop()?;
     scratch.passed()
 }
