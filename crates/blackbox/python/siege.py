@@ -35,8 +35,16 @@ class Target:
     def plain(self):
         if "path" in self.said:
             made = socket.socket(socket.AF_UNIX)
+            # A socket that blocks waits for room in the kernel's queue; Python's own timeout
+            # makes it one that does not, and the kernel refuses it at once.
+            patience = struct.pack("ll", PATIENCE_SECONDS, 0)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+            try:
+                made.connect(self.said["path"])
+            except OSError:
+                made.close()
+                raise
             made.settimeout(PATIENCE_SECONDS)
-            made.connect(self.said["path"])
             return made
         made = socket.create_connection((self.said["host"], self.said["port"]), PATIENCE_SECONDS)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
