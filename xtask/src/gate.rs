@@ -69,15 +69,20 @@ pub(crate) fn test() -> Result<()> {
     step("module images", || image::pack_all(&root()))?;
     step("`up` on a machine with nothing, in a virtual machine", bare::run)?;
     step("image of a module on the stock SDK", || image::pack_sdk_module(&root()))?;
-    step("black-box tests", || {
-        let mut command = Command::new(env!("CARGO"));
-        command
-            .args(["test", "--package", "blackbox", "--", "--test-threads=1", "--nocapture"])
-            .env("SELVEDGE_BIN", release_dir()?)
-            .env("SELVEDGE_NODE", node_program()?)
-            .env("SELVEDGE_IMAGES", root().join("target/images"));
-        run(command.current_dir(root()))
-    })
+    step("black-box tests", || black_box(&[]))
+}
+
+/// The built binaries against stock clients and containers; `args` are the test runner's.
+/// Packed images and what the tests need must be there.
+pub(crate) fn black_box(args: &[String]) -> Result<()> {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["test", "--package", "blackbox", "--", "--test-threads=1", "--nocapture"])
+        .args(args)
+        .env("SELVEDGE_BIN", release_dir()?)
+        .env("SELVEDGE_NODE", node_program()?)
+        .env("SELVEDGE_IMAGES", root().join("target/images"));
+    run(command.current_dir(root()))
 }
 
 /// Builds what ships.
@@ -132,7 +137,8 @@ pub(crate) fn host() -> Result<String> {
     triple.map(str::to_owned).context("rustc -vV names no host")
 }
 
-fn install() -> Result<()> {
+/// Installs what the tests need, and what they bring along below `target`.
+pub(crate) fn install() -> Result<()> {
     install_packages(DEBIAN_PACKAGES)?;
     install_packages(java::DEBIAN_PACKAGES)?;
     java::install()?;

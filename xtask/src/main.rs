@@ -31,6 +31,8 @@ cargo xtask <command>
                   edge device, and the pipeline of containers
   test            everything the project checks; installs what the checks need (Debian, root)
   check           the quick gate: format, tidy, lints, unit and simulation tests, docs
+  install         only what the tests need
+  blackbox [ARGS…]  only the black-box tests, with what they need; ARGS are the test runner's
   tidy            only the rules about the tree
   papers          fill README's numbers in from what measured them
   build           release binaries of hub, runtime, monitor and modules
@@ -66,6 +68,8 @@ fn run(mut args: Vec<String>) -> Result<()> {
     match command.as_str() {
         "up" => up::up(&args),
         "test" => gate::test(),
+        "install" => gate::install(),
+        "blackbox" => black_box(&args),
         "check" => gate::check(),
         "tidy" => tidy::report(&root()),
         "papers" => papers::fill(),
@@ -88,6 +92,15 @@ fn run(mut args: Vec<String>) -> Result<()> {
         }
         other => bail!("unknown command `{other}`; `cargo xtask help` lists them"),
     }
+}
+
+/// The black-box tests, after everything that they stand on.
+fn black_box(args: &[String]) -> Result<()> {
+    gate::install()?;
+    gate::build_release()?;
+    image::pack_all(&root())?;
+    image::pack_sdk_module(&root())?;
+    gate::black_box(args)
 }
 
 /// The folder that holds the workspace.
