@@ -270,7 +270,7 @@ fn the_hubs_listeners_answer_the_honest_under_every_attack() -> Result<()> {
 }
 
 #[test]
-fn the_devices_listeners_answer_the_honest_under_each_attack_alone() -> Result<()> {
+fn the_devices_listeners_answer_the_honest_under_every_attack() -> Result<()> {
     let scratch = Scratch::short("si")?;
     let mut hub = Hub::start_with_log(scratch.path(), Door::Behind, "warn")?;
     let program = scratch.path().join("idle");
@@ -296,7 +296,7 @@ fn the_devices_listeners_answer_the_honest_under_each_attack_alone() -> Result<(
     let bundle = bundle["certificate"].as_str().context("no bundle")?;
     fs::write(edge.folder().join("trust.pem"), bundle)?;
     let listeners = edge_listeners(&edge, &hub, &mut field.client)?;
-    field.one_by_one(&listeners)?;
+    field.siege(&listeners)?;
     println!("{}", edge.status()?["listening"]);
     edge.stop()?;
     hub.stop()?;

@@ -5,7 +5,6 @@
 //! somebody who waits there, so that silence holds a seat only while nobody else wants it.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::limits::{Counts, SeatLimits};
-use crate::unproven::{Ticket, Unproven};
+use crate::unproven::{Origin, Ticket, Unproven};
 
 /// How long connections get to notice that they were cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,7 +58,7 @@ struct Seats {
 
 impl Seats {
     /// Takes back the seat of somebody unproven; false if there is none.
-    fn take_back(&mut self, from: Option<IpAddr>) -> bool {
+    fn take_back(&mut self, from: Option<Origin>) -> bool {
         let Some(at) = self.unproven.give_way(from) else { return false };
         self.leaving += 1;
         if let Some(Some(waker)) = self.wakers.get(at) {
@@ -82,8 +81,8 @@ impl Gate {
         }
     }
 
-    /// A seat for a peer at `from` who has proven nothing yet.
-    pub(crate) fn seat(gate: &Arc<Self>, from: Option<IpAddr>) -> Result<Seat, Full> {
+    /// A seat for a peer of `from` who has proven nothing yet.
+    pub(crate) fn seat(gate: &Arc<Self>, from: Option<Origin>) -> Result<Seat, Full> {
         let mut seats = gate.lock();
         if gate.phase() > Phase::Open {
             return Err(Full::House);

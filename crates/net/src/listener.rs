@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::gate::{Full, Gate, Seat};
 use crate::network::{Arrival, Connected, Incoming};
+use crate::unproven::Origin;
 
 /// Wait after an accept that failed for want of descriptors or memory.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ pub(crate) async fn accept_all<T>(
         let error = match accepted {
             Ok(arrival) => {
                 failures = 0;
-                if let Some(seat) = seat(&gate, arrival.ip()).await {
+                if let Some(seat) = seat(&gate, arrival.origin()).await {
                     world.spawn(serve(arrival, seat));
                 }
                 continue;
@@ -52,8 +52,8 @@ pub(crate) async fn accept_all<T>(
     }
 }
 
-/// A seat for a peer at `from`, if there is one.
-async fn seat(gate: &Arc<Gate>, from: Option<IpAddr>) -> Option<Seat> {
+/// A seat for a peer of `from`, if there is one.
+async fn seat(gate: &Arc<Gate>, from: Option<Origin>) -> Option<Seat> {
     loop {
         match Gate::seat(gate, from) {
             Ok(seat) => return Some(seat),

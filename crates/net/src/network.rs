@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,6 +14,8 @@ use model::world::Boxed;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::unproven::Origin;
 
 /// How many connections the kernel may hold that we did not accept yet.
 const BACKLOG: u32 = 4096;
@@ -106,7 +108,7 @@ enum Raw {
 
 impl fmt::Debug for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arrival").field("ip", &self.ip()).finish_non_exhaustive()
+        f.debug_struct("Arrival").field("origin", &self.origin()).finish_non_exhaustive()
     }
 }
 
@@ -117,11 +119,13 @@ impl From<Connected> for Arrival {
 }
 
 impl Arrival {
-    /// The address it comes from, if it comes over TCP.
-    pub(crate) fn ip(&self) -> Option<IpAddr> {
+    /// The network or the process it comes from, if that is known.
+    pub(crate) fn origin(&self) -> Option<Origin> {
         match &self.0 {
-            Raw::Tcp(_, peer) => Some(peer.ip()),
-            Raw::Whole(_) | Raw::Unix(_) => None,
+            Raw::Tcp(_, peer) => Some(peer.ip().into()),
+            // The kernel kept it when the peer connected; it says so of one that is gone, too.
+            Raw::Unix(stream) => stream.peer_cred().ok()?.pid().map(Origin::Process),
+            Raw::Whole(_) => None,
         }
     }
 
@@ -394,6 +398,11 @@ mod tests {
             peer,
             Peer::Unix { uid: nix::unistd::getuid().as_raw(), pid: std::process::id() }
         );
+        let mut incoming = SystemNetwork.listen(&socket).await.unwrap();
+        let (dialled, accepted) = tokio::join!(SystemNetwork.dial(&socket), incoming.accept());
+        drop(dialled.unwrap());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(accepted.unwrap().origin(), Some(Origin::Process(own)));
         // The file of a dead listener is no obstacle.
         echo_over(socket).await;
     }

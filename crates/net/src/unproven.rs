@@ -3,8 +3,29 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// How far from its oldest end the queue is searched for a seat of the newcomer's own address.
+/// How far from its oldest end the queue is searched for a seat of the newcomer's own origin.
 pub(crate) const OWN_SEARCH_MAX: usize = 256;
+
+/// Whom a peer belongs to, as far as it matters for who gives way to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A network: a household has one address of IPv4 and 2⁶⁴ of IPv6.
+    Network(IpAddr),
+    /// A process of this machine.
+    Process(i32),
+}
+
+impl From<IpAddr> for Origin {
+    fn from(address: IpAddr) -> Self {
+        Self::Network(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(long) => match long.to_ipv4_mapped() {
+                Some(short) => IpAddr::V4(short),
+                None => IpAddr::V6((u128::from(long) >> 64 << 64).into()),
+            },
+        })
+    }
+}
 
 /// A place in the queue; later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +34,7 @@ pub(crate) struct Ticket(u64);
 #[derive(Debug)]
 struct Waiting {
     ticket: Ticket,
-    from: Option<IpAddr>,
+    from: Option<Origin>,
     /// The seat; none once it has left the queue.
     at: Option<usize>,
 }
@@ -31,11 +52,11 @@ impl Unproven {
         self.len
     }
 
-    /// Seat `at` enters for a peer at `from`.
-    pub(crate) fn enter(&mut self, at: usize, from: Option<IpAddr>) -> Ticket {
+    /// Seat `at` enters for a peer of `from`.
+    pub(crate) fn enter(&mut self, at: usize, from: Option<Origin>) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
-        self.queue.push_back(Waiting { ticket, from: from.map(network), at: Some(at) });
+        self.queue.push_back(Waiting { ticket, from, at: Some(at) });
         self.len += 1;
         ticket
     }
@@ -54,10 +75,9 @@ impl Unproven {
         self.remove(at).is_some()
     }
 
-    /// Makes somebody leave for a newcomer at `from`: of the oldest the first that comes from
-    /// the same network, for who brings many pays himself; else the oldest of all.
-    pub(crate) fn give_way(&mut self, from: Option<IpAddr>) -> Option<usize> {
-        let from = from.map(network);
+    /// Makes somebody leave for a newcomer of `from`: of the oldest the first of the same
+    /// origin, for who brings many pays himself; else the oldest of all.
+    pub(crate) fn give_way(&mut self, from: Option<Origin>) -> Option<usize> {
         let own = |waiting: &Waiting| waiting.at.is_some() && waiting.from == from;
         let at = self.queue.iter().take(OWN_SEARCH_MAX).position(own);
         let at = at.or_else(|| self.queue.iter().position(|waiting| waiting.at.is_some()))?;
@@ -76,16 +96,5 @@ impl Unproven {
             self.queue.shrink_to(2 * self.len);
         }
         Some(seat)
-    }
-}
-
-/// Whose address it is: a household has one of IPv4 and 2⁶⁴ of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(long) => match long.to_ipv4_mapped() {
-            Some(short) => IpAddr::V4(short),
-            None => IpAddr::V6((u128::from(long) >> 64 << 64).into()),
-        },
     }
 }

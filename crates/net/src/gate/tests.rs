@@ -1,12 +1,12 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::limits::UNPROVEN_MAX;
 use crate::unproven::OWN_SEARCH_MAX;
 
 #[expect(clippy::unnecessary_wraps, reason = "as a gate takes it")]
-fn from(last: u8) -> Option<IpAddr> {
-    Some(Ipv4Addr::new(10, 0, 0, last).into())
+fn from(last: u8) -> Option<Origin> {
+    Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last)).into())
 }
 
 fn phase(seat: &mut Seat) -> Phase {
@@ -47,6 +47,19 @@ fn who_brings_many_pays_with_his_own() {
 }
 
 #[test]
+fn a_process_that_brings_many_pays_with_its_own() {
+    let gate = gate(100, 8);
+    let mut honest = Gate::seat(&gate, Some(Origin::Process(1))).unwrap();
+    let hostile = Some(Origin::Process(2));
+    let mut many: Vec<Seat> = (0..7).map(|_| Gate::seat(&gate, hostile).unwrap()).collect();
+    for _ in 0..50 {
+        many.push(Gate::seat(&gate, hostile).unwrap());
+        assert_eq!(phase(&mut many.remove(0)), Phase::Cut);
+    }
+    assert_eq!((phase(&mut honest), gate.counts.gave_way.get()), (Phase::Open, 50));
+}
+
+#[test]
 fn the_search_for_ones_own_ends_after_its_limit() {
     let gate = gate(10_000, OWN_SEARCH_MAX + 1);
     let mut seats: Vec<Seat> =
@@ -60,7 +73,7 @@ fn the_search_for_ones_own_ends_after_its_limit() {
 #[test]
 fn addresses_of_one_household_are_one() {
     let gate = gate(100, 8);
-    let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+    let address = |text: &str| Some(text.parse::<IpAddr>().unwrap().into());
     let mut other = Gate::seat(&gate, address("2001:db8:0:2::1")).unwrap();
     let mut own = Gate::seat(&gate, address("2001:db8::1")).unwrap();
     let _fill: Vec<Seat> = (0..6).map(|n| Gate::seat(&gate, from(n)).unwrap()).collect();
