@@ -148,12 +148,13 @@ fn a_device_on_the_sdk_for_java_is_steered_with_the_service_sdk_for_java() -> Re
     ensure!(seen["systemProperties"]["contentType"] == "application/json", "{seen}");
     device.ask(json!({"do": "listen"}), SOON)?;
     device.ask(json!({"do": "report", "patch": {"state": "warm"}}), SOON)?;
-    let twin = device.ask(json!({"do": "twin"}), SOON)?;
-    ensure!(twin["reported"]["state"] == "warm", "{twin}");
     let patch = json!({"do": "patch", "device": "d", "desired": {"wanted": "hot"}});
     let twin = service.ask(patch, SOON)?;
     ensure!(twin["reported"]["state"] == "warm", "{twin}");
     device.event("the desired change", SOON, |event| event["patch"]["wanted"] == "hot")?;
+    let twin = device.ask(json!({"do": "twin"}), SOON)?;
+    ensure!(twin["reported"]["state"] == "warm", "{twin}");
+    ensure!(twin["desired"]["wanted"] == "hot", "{twin}");
     let payload = json!({"now": ["a", null, "ü"]});
     let call = json!({"do": "method", "device": "d", "name": "reboot", "payload": payload});
     let answer = service.ask(call, SOON)?;

@@ -7,6 +7,7 @@ import com.microsoft.azure.sdk.iot.device.Message;
 import com.microsoft.azure.sdk.iot.device.twin.DirectMethodResponse;
 import com.microsoft.azure.sdk.iot.device.twin.Twin;
 import com.microsoft.azure.sdk.iot.device.twin.TwinCollection;
+import java.nio.charset.StandardCharsets;
 import java.util.Map;
 
 /** A device on the unmodified Azure SDK for Java, over MQTT. */
@@ -49,11 +50,17 @@ final class Device {
             case "report": {
                 TwinCollection patch = new TwinCollection();
                 patch.putAll(Driver.map(command.get("patch")));
-                client.updateReportedProperties(patch);
+                TwinAnswer answer = new TwinAnswer();
+                client.updateReportedPropertiesAsync(patch, answer, null);
+                answer.await();
                 return null;
             }
             case "twin": {
-                Twin twin = client.getTwin();
+                TwinAnswer answer = new TwinAnswer();
+                client.getTwinAsync(answer, null);
+                byte[] body = answer.await().getBytes();
+                Twin twin = Twin.createFromPropertiesJson(
+                        new String(body, StandardCharsets.UTF_8));
                 JsonObject shown = new JsonObject();
                 shown.add("desired", Driver.json(twin.getDesiredProperties()));
                 shown.add("reported", Driver.json(twin.getReportedProperties()));
