@@ -1,12 +1,13 @@
 use bytes::{Buf, BytesMut};
+use model::message::Message;
 use model::method::{MethodCallId, MethodRequest};
 use model::time::Tick;
 use model::twin::{TwinPatch, Version};
-use model::waist::{DeviceEvent, Leave};
+use model::waist::{Delivery, DeliveryToken, DeviceEvent, Leave};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use wire::mqtt::packet::{self, Frame, Packet, PacketId, Publish, Qos};
-use wire::mqtt::server::OUTPUT_BYTES_MAX;
+use wire::mqtt::server::{IN_FLIGHT_MAX, OUTPUT_BYTES_MAX};
 
 use super::*;
 use crate::gate::UNPROVEN_BYTES_MAX;
@@ -577,4 +578,94 @@ async fn over_the_budget_of_requests_only_who_waits_for_nothing_is_read() {
     assert_eq!(busy.next().await, acknowledged(2));
     assert_eq!(idle.next().await, acknowledged(1));
     drop(others);
+}
+
+/// What else is on its way while a client asks for its twin.
+#[derive(Clone, Copy, Debug)]
+enum Meeting {
+    ChangeBefore,
+    ChangeInTheSameTurn,
+    ChangeBehind,
+    AcknowledgementBefore,
+    AcknowledgementBehind,
+}
+
+impl Bench {
+    fn change(&self) {
+        let patch = TwinPatch(serde_json::from_str(r#"{"a":1}"#).unwrap());
+        self.cloud.push("d", DeviceEvent::Desired { patch, version: Version(7) });
+    }
+
+    async fn meet(&self, meeting: Meeting, raw: &mut Raw) {
+        let acknowledgement = Packet::PubAck(PacketId::MIN);
+        match meeting {
+            Meeting::ChangeBefore => {
+                self.change();
+                raw.send(&[read(9)]).await;
+            }
+            Meeting::ChangeInTheSameTurn => {
+                self.cloud.hold(8);
+                raw.send(&[read(9)]).await;
+                until(|| self.cloud.held() == 1).await;
+                self.change();
+                self.cloud.release();
+            }
+            Meeting::ChangeBehind => {
+                raw.send(&[read(9)]).await;
+                self.change();
+            }
+            Meeting::AcknowledgementBefore => {
+                self.change();
+                raw.send(&[acknowledgement, read(9)]).await;
+            }
+            Meeting::AcknowledgementBehind => {
+                self.change();
+                raw.send(&[read(9), acknowledgement]).await;
+            }
+        }
+    }
+}
+
+/// A client that has `messages` in flight, or as many as may be, and never acknowledges more
+/// than one gets its answer and the change.
+async fn twin_meets(meeting: Meeting, messages: u64) {
+    let bench = bench().await;
+    let mut raw = bench.connect().await;
+    let filters = vec![
+        ("$iothub/twin/res/#", Qos::AtMostOnce),
+        ("$iothub/twin/PATCH/properties/desired/#", Qos::AtMostOnce),
+        ("devices/d/messages/devicebound/#", Qos::AtLeastOnce),
+    ];
+    raw.send(&[Packet::Subscribe { id: PacketId::MIN, filters }]).await;
+    assert!(raw.next().await.starts_with("SubAck"));
+    for token in (0..messages).map(DeliveryToken) {
+        let message = Message { body: "down".into(), ..Message::default() };
+        bench.cloud.push("d", DeviceEvent::Message(Box::new(Delivery { token, message })));
+    }
+    for _ in 0..messages.min(IN_FLIGHT_MAX as u64) {
+        assert!(raw.next().await.contains("devicebound"));
+    }
+    bench.meet(meeting, &mut raw).await;
+    let mut missing = vec![acknowledged(9), "twin/res/200".into(), "desired/?$version=7".into()];
+    while !missing.is_empty() {
+        let next = tokio::time::timeout(Duration::from_secs(5), raw.next()).await;
+        let next = next.unwrap_or_else(|_| panic!("{meeting:?}, {messages}: no {missing:?}"));
+        assert_ne!(next, "end", "{meeting:?}, {messages}");
+        missing.retain(|one| !next.contains(one.as_str()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_twin_is_answered_whatever_else_is_on_its_way() {
+    for messages in [0, 1, IN_FLIGHT_MAX as u64 + 1] {
+        for meeting in [
+            Meeting::ChangeBefore,
+            Meeting::ChangeInTheSameTurn,
+            Meeting::ChangeBehind,
+            Meeting::AcknowledgementBefore,
+            Meeting::AcknowledgementBehind,
+        ] {
+            twin_meets(meeting, messages).await;
+        }
+    }
 }
