@@ -193,6 +193,10 @@ pub enum CommitError {
     /// The journal was closed before the batch's turn came.
     #[error("the journal is closed")]
     Closed,
+    /// What its sender sent before it was not kept. Only [`crate::worker::Chain::break_off`]
+    /// says so.
+    #[error("what was sent before it was not kept")]
+    Behind,
 }
 
 /// Why a log cannot be opened.

@@ -127,6 +127,12 @@ impl Chain {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Tears it without a submission: what its owner would not even submit was refused, and
+    /// nothing sent behind that may be kept before its sender was told.
+    pub fn break_off(&self) {
+        self.tear(&CommitError::Behind);
+    }
+
     /// Whether both are the same.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

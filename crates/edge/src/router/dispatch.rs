@@ -6,7 +6,7 @@ use std::time::Duration;
 use journal::log::{LaneId, Record};
 use model::id::ModuleName;
 use model::message::Message;
-use model::refusal::Refusal;
+use model::refusal::{Refusal, RefusalKind};
 use model::route::{Endpoint, MessageSource, Route, endpoints_for};
 use model::router_plan::{RouterPlan, TIME_TO_LIVE};
 use model::time::WallTime;
@@ -17,6 +17,8 @@ use crate::access::Proven;
 /// The routes in force, with the lanes their messages lie in.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Table {
+    /// Whether anybody ever said which routes there are.
+    is_heard: bool,
     plan: RouterPlan,
     lanes: BTreeMap<(Endpoint, u32), LaneId>,
 }
@@ -33,8 +35,9 @@ pub(crate) struct Dispatch {
 }
 
 impl Table {
-    /// No routes: everything is taken and dropped.
-    pub(crate) fn empty() -> Self {
+    /// Before the routes of the device were ever heard: nothing may be taken, for nobody knows
+    /// where it is to go. (The reference does not even listen before.)
+    pub(crate) fn unheard() -> Self {
         let plan = RouterPlan {
             schema_version: "1.1".into(),
             routes: BTreeMap::new(),
@@ -42,7 +45,7 @@ impl Table {
             store_bytes_max: None,
             notices: Vec::new(),
         };
-        Self { plan, lanes: BTreeMap::new() }
+        Self { is_heard: false, plan, lanes: BTreeMap::new() }
     }
 
     /// `plan` with the lanes that `lane` gives for an endpoint and a priority.
@@ -52,7 +55,12 @@ impl Table {
             ((route.endpoint.clone(), route.priority), id)
         });
         let lanes = lanes.collect();
-        Self { plan, lanes }
+        Self { is_heard: true, plan, lanes }
+    }
+
+    /// Whether anybody ever said which routes there are.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.is_heard
     }
 
     /// The routes in force, by name.
@@ -77,13 +85,18 @@ impl Table {
     /// What becomes of `message` from a proven sender.
     ///
     /// # Errors
-    /// `TooLarge` if the message is larger than the hub would take.
+    /// `Unavailable` before the routes were ever heard, `TooLarge` if the message is larger than
+    /// the hub would take.
     pub(crate) fn dispatch(
         &self,
         from: &Proven,
         message: &Message,
         now: WallTime,
     ) -> Result<Dispatch, Refusal> {
+        if !self.is_heard {
+            let reason = "this device has not heard its routes yet; try again later";
+            return Err(Refusal::new(RefusalKind::Unavailable, reason));
+        }
         message.check_size()?;
         let message = stamped(from, message);
         let output = message.system.output_name.clone();
@@ -201,6 +214,14 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_the_routes_were_heard_is_refused_and_can_come_again() {
+        let refused = Table::unheard().dispatch(&from_a(), &message("o"), NOW).unwrap_err();
+        assert_eq!(refused.kind, RefusalKind::Unavailable);
+        // Routes that were heard and lead nowhere are another thing.
+        assert!(table(json!({})).dispatch(&from_a(), &message("o"), NOW).is_ok());
+    }
+
+    #[test]
     fn the_sender_is_what_was_proven_and_the_sooner_expiry_counts() {
         let table = table(json!({ "a": "FROM /messages/* INTO $upstream" }));
         let mut sent = message("o");
@@ -227,9 +248,10 @@ mod tests {
     #[test]
     fn a_message_larger_than_the_hub_takes_is_refused_in_the_hubs_words() {
         let mut large = Message { body: vec![0; MESSAGE_BYTES_MAX].into(), ..Message::default() };
-        assert!(Table::empty().dispatch(&from_a(), &large, NOW).is_ok());
+        let none = table(json!({}));
+        assert!(none.dispatch(&from_a(), &large, NOW).is_ok());
         large.system.message_id = Some("x".into());
-        let refused = Table::empty().dispatch(&from_a(), &large, NOW).unwrap_err();
+        let refused = none.dispatch(&from_a(), &large, NOW).unwrap_err();
         assert_eq!(Err(refused), large.check_size());
     }
 

@@ -179,7 +179,7 @@ impl Core {
             upstream_work: Notify::new(),
             stopped: parts.stopped,
             store,
-            table: RwLock::new(Arc::new(Table::empty())),
+            table: RwLock::new(Arc::new(Table::unheard())),
             sessions: Mutex::new(BTreeMap::new()),
             features: Mutex::new(parts.features),
             keeping: tokio::sync::Mutex::default(),
@@ -339,6 +339,12 @@ impl Core {
     ) -> Result<(Option<oneshot::Receiver<Result<(), Refusal>>>, VecDeque<Result<(), Refusal>>), ()>
     {
         let table = self.table();
+        let is_telemetry =
+            |request: &DeviceRequest| matches!(request, DeviceRequest::SendTelemetry(_));
+        if !table.is_heard() && batch.0.iter().any(is_telemetry) {
+            // Routes may be heard before this sender was told; nothing overtakes what was refused.
+            chain.break_off();
+        }
         let now = self.world.now().wall;
         let (mut records, mut modules, mut each) = (Vec::new(), Vec::new(), VecDeque::new());
         let (mut is_upstream, mut stored, mut unrouted) = (false, 0, 0);
@@ -704,6 +710,9 @@ pub(crate) fn refusal_of(error: &CommitError) -> Refusal {
             (RefusalKind::Unavailable, "this device cannot write its disk; try later")
         }
         CommitError::Closed => (RefusalKind::Unavailable, "the router is stopping"),
+        CommitError::Behind => {
+            (RefusalKind::Unavailable, "what was sent before it was not kept; try again later")
+        }
     };
     Refusal::new(kind, reason)
 }
