@@ -107,8 +107,10 @@ export class Stage {
   }
 
   /** One call of the public API beside the browser, whatever the answer; the certificate is checked. */
-  send(method, path, body) {
+  send(method, called, body) {
     const [host, port] = this.hub.https.split(':')
+    // Calls under Azure's paths name a version; our own need none.
+    const path = called.startsWith('/api/') ? called : `${called}${called.includes('?') ? '&' : '?'}api-version=2021-04-12`
     const headers = { authorization: this.token(), ...(body === undefined ? {} : { 'content-type': 'application/json' }) }
     return new Promise((done, failed) => {
       const call = request({ method, host, port, path, ca: this.ca, servername: 'localhost', headers }, (answer) => {

@@ -237,10 +237,10 @@ fn contents() -> Vec<Content> {
     let desired = |section: &str, change: Value| json!({ "modulesContent": { section: { "properties.desired": change } } });
     let whole = [
         (
-            json!({ "moduleContent": {} }),
+            json!({ "deviceContent": {} }),
             "unknownField",
             "",
-            "moduleContent: only modulesContent is known for an edge device",
+            "deviceContent: only modulesContent is known for an edge device",
         ),
         (
             json!({ "modulesContent": null }),
