@@ -210,9 +210,12 @@ fn build(wrapper: &PathBuf, package: &str, how: &[&str]) -> Result<String> {
         .context("starting cargo")?;
     ensure!(done.status.success(), "{package} does not build with planted faults");
     let printed = String::from_utf8(done.stdout).context("cargo printed no UTF-8")?;
+    // With a test program cargo builds, and names first, the package's own programs.
+    let is_test = how.first() == Some(&"test");
     let named = printed
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message.pointer("/profile/test") == Some(&Value::Bool(is_test)))
         .find_map(|message| message.get("executable").and_then(Value::as_str).map(str::to_owned));
     match named {
         Some(path) => Ok(path),
