@@ -133,7 +133,7 @@ fn twin_and_methods_work_with_the_sdk() -> Result<()> {
     let seen = hub.json(&["twin", "get", "d"])?;
     ensure!(seen["properties"]["desired"]["a"] == json!({"c": 2}), "{seen}");
     ensure!(seen["tags"] == json!({"t": 1}), "{seen}");
-    device.ask(json!({"do": "report", "patch": {"round": null, "x": [1, {"y": null}]}}), SOON)?;
+    device.ask(json!({"do": "report", "patch": {"round": null, "x": [1, {"y": "z"}]}}), SOON)?;
     let seen = hub.json(&["twin", "get", "d"])?;
     ensure!(seen["properties"]["reported"].get("round").is_none(), "{seen}");
     device.finish(SOON)?;
